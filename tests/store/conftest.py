@@ -1,0 +1,81 @@
+"""A store on a real Redis, and a worker's and a gateway's part as short calls."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.token_log import keys
+from tokenrelay.token_log.connection import RedisConnection
+from tokenrelay.token_log.store import Accepted, Addition, Claim, Ending, GenerationStore, Outcome, QueueEntry, StoreLimits, Submission
+from tokenrelay.v1 import generation_pb2
+
+MODEL = "demo"
+
+
+def submission(**changes: object) -> Submission:
+    values: dict[str, object] = {
+        "generation_id": keys.new_generation_id(0),
+        "job": store_pb2.Job(model=MODEL, n=1),
+        "spec": b"spec",
+        "request_hash": "h",
+        "idempotency_key": "",
+        "queue_timeout_ms": 0,
+        "time_limit_ms": 0,
+        "policy": generation_pb2.DISCONNECT_POLICY_DETACH,
+        "grace_ms": 0,
+    }
+    return Submission(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@dataclass
+class Bench:
+    """The store, with what a gateway and a worker do to it as one call each."""
+
+    store: GenerationStore
+    nonces: int = field(default=0)
+
+    async def submit(self, *, gateway: str = "", watch_ms: int = 0, **changes: object) -> str:
+        return (await self.submit_whole(gateway=gateway, watch_ms=watch_ms, **changes)).generation_id
+
+    async def submit_whole(self, *, gateway: str = "", watch_ms: int = 0, **changes: object) -> Accepted:
+        return await self.store.submit(submission(**changes), gateway, watch_ms)
+
+    async def read(self, worker: str = "w1", count: int = 10) -> list[QueueEntry]:
+        return await self.store.read_queue(MODEL, worker, count, 0, block=False)
+
+    async def claim(self, entry: QueueEntry, worker: str = "w1", nonce: str | None = None) -> Claim | None:
+        self.nonces += 1
+        (claim,) = await self.store.claim(MODEL, "f1", worker, [(entry, nonce or f"n{self.nonces}")])
+        return claim
+
+    async def take(self, worker: str = "w1") -> Claim:
+        (entry,) = await self.read(worker, 1)
+        claim = await self.claim(entry, worker)
+        assert claim is not None
+        return claim
+
+    async def append(self, claim: Claim, before: int, after: int, text: str = "x") -> Outcome:
+        delta = generation_pb2.Delta(text=text, token_ids=range(before, after)).SerializeToString()
+        entry = store_pb2.LogEntry(delta=delta, token_count=after - before, epoch=claim.epoch).SerializeToString()
+        (outcome,) = await self.store.append([Addition(claim.record.generation_id, claim.fence, before, after, entry)])
+        return outcome
+
+    async def finish(self, claim: Claim, last: int) -> Outcome:
+        terminal = store_pb2.Terminal(state=generation_pb2.GENERATION_STATE_FINISHED, exact=True)
+        (outcome,) = await self.store.finish([Ending(claim.record.generation_id, claim.fence, last, terminal)])
+        return outcome
+
+    async def state(self, generation_id: str) -> str:
+        record = await self.store.read_record(generation_id)
+        return generation_pb2.GenerationState.Name(record.state).removeprefix("GENERATION_STATE_")
+
+    async def sequences(self, generation_id: str, after: int = 0) -> list[int]:
+        return [item.sequence for item in await self.store.read_log(generation_id, after)]
+
+
+@pytest.fixture
+async def bench(connection: RedisConnection) -> Bench:
+    store = GenerationStore(connection, StoreLimits(lease_ms=200, retention_ms=60_000))
+    await store.prepare_queues(MODEL)
+    return Bench(store)

@@ -1,0 +1,325 @@
+"""The scripts, one rule a test, on every Redis that the machine has."""
+
+import asyncio
+
+import pytest
+
+from tests.store.conftest import MODEL, Bench, submission
+from tokenrelay.errors import (
+    GenerationNotFoundError,
+    IdempotencyConflictError,
+    QueueFullError,
+    StoreFullError,
+)
+from tokenrelay.token_log import keys
+from tokenrelay.token_log.store import Depth, GenerationStore, Outcome, StoreLimits
+from tokenrelay.v1 import generation_pb2
+
+
+async def test_goes_from_queued_to_finished(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    assert await bench.state(generation_id) == "QUEUED"
+    assert (await bench.store.depth(MODEL)).generations == 1
+
+    claim = await bench.take()
+    assert claim.record.generation_id == generation_id
+    assert claim.record.spec == b"spec"
+    assert (claim.epoch, claim.record.epoch) == (1, 1)
+    assert await bench.state(generation_id) == "RUNNING"
+    assert await bench.store.depth(MODEL) == Depth(0, 0)
+
+    assert await bench.append(claim, 0, 1) is Outcome.OK
+    assert await bench.append(claim, 1, 3) is Outcome.OK
+    assert await bench.finish(claim, 3) is Outcome.OK
+
+    assert await bench.state(generation_id) == "FINISHED"
+    items = await bench.store.read_log(generation_id, 0)
+    assert [item.sequence for item in items] == [1, 3, 3]
+    assert items[-1].terminal is not None
+    assert [item.sequence for item in await bench.store.read_log(generation_id, 1)] == [3, 3]
+    assert [item.sequence for item in await bench.store.read_log(generation_id, 2)] == [3, 3], "the event that contains 3"
+    assert [item.terminal is not None for item in await bench.store.read_log(generation_id, 3)] == [True]
+
+
+async def test_leaves_nothing_behind_but_what_expires(bench: Bench) -> None:
+    generation_id = await bench.submit(idempotency_key="k")
+    claim = await bench.take()
+    await bench.append(claim, 0, 1)
+    await bench.finish(claim, 1)
+    client = bench.store.connection._commands
+    for name in (keys.record(generation_id, 0), keys.log(generation_id, 0), f"{keys.prefix(0)}idempotency:{keys.idempotency_hash('k')}"):
+        assert 0 < await client.pttl(name) <= 60_000, name
+    for queue in (keys.JOBS, keys.RETURNED):
+        stream = keys.queue(queue, MODEL, 0)
+        assert await client.xlen(stream) == 0
+        assert (await client.xpending(stream, keys.GROUP))["pending"] == 0
+    assert await client.zcard(f"{keys.prefix(0)}due") == 0
+
+
+async def test_nothing_expires_before_it_is_finished(bench: Bench) -> None:
+    generation_id = await bench.submit(idempotency_key="k")
+    client = bench.store.connection._commands
+    claim = await bench.take()
+    await bench.append(claim, 0, 1)
+    assert await client.pttl(keys.record(generation_id, 0)) == -1
+    assert await client.pttl(keys.log(generation_id, 0)) == -1
+
+
+async def test_a_retried_submit_is_the_same_generation(bench: Bench) -> None:
+    wanted = submission()
+    first = await bench.store.submit(wanted, "", 0)
+    again = await bench.store.submit(wanted, "", 0)
+    assert first == again
+    assert (await bench.store.depth(MODEL)).generations == 1
+
+
+async def test_an_idempotency_key_joins_the_same_request_and_refuses_another(bench: Bench) -> None:
+    first = await bench.submit_whole(idempotency_key="k", request_hash="a")
+    joined = await bench.submit_whole(idempotency_key="k", request_hash="a")
+    assert (joined.generation_id, first.created, joined.created) == (first.generation_id, True, False)
+    with pytest.raises(IdempotencyConflictError):
+        await bench.submit(idempotency_key="k", request_hash="b")
+
+
+async def test_the_queue_is_bounded_in_generations_and_in_bytes(bench: Bench) -> None:
+    bounded = GenerationStore(bench.store.connection, StoreLimits(queued_generations=2, queued_bytes=100))
+    await bounded.submit(submission(), "", 0)
+    with pytest.raises(QueueFullError, match=r"1 of 2 generations, \d+ of 100 bytes"):
+        await bounded.submit(submission(spec=b"x" * 100), "", 0)
+    await bounded.submit(submission(), "", 0)
+    with pytest.raises(QueueFullError, match="2 of 2 generations") as caught:
+        await bounded.submit(submission(), "", 0)
+    assert caught.value.retry_after == 1.0
+    await bench.take()
+    await bounded.submit(submission(), "", 0)
+
+
+async def test_nothing_is_accepted_above_the_memory_watermark_but_the_accepted_finishes(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    client = bench.store.connection._commands
+    used = (await client.info("memory"))["used_memory"]
+    try:
+        await client.config_set("maxmemory", used)
+        with pytest.raises(StoreFullError, match=r"Redis uses \d+ of \d+ bytes; new work is accepted below 90%"):
+            await bench.submit()
+        claim = await bench.take()
+        assert await bench.append(claim, 0, 1) is Outcome.OK
+        assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+        assert await bench.finish(claim, 1) is Outcome.OK
+    finally:
+        await client.config_set("maxmemory", 0)
+    assert await bench.state(generation_id) == "FINISHED"
+
+
+async def test_only_one_of_many_claims_wins(bench: Bench) -> None:
+    await bench.submit()
+    (entry,) = await bench.read()
+    claims = await asyncio.gather(*(bench.claim(entry, f"w{number}") for number in range(8)))
+    assert len([claim for claim in claims if claim]) == 1
+
+
+async def test_the_same_nonce_gets_the_same_fence_again(bench: Bench) -> None:
+    await bench.submit()
+    (entry,) = await bench.read()
+    first, again = await bench.claim(entry, nonce="n"), await bench.claim(entry, nonce="n")
+    assert first is not None
+    assert again is not None
+    assert (first.fence, first.epoch) == (again.fence, again.epoch) == ("1:n", 1)
+
+
+async def test_append_refuses_gaps_and_overlaps_and_ignores_repeats(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    claim = await bench.take()
+    assert await bench.append(claim, 1, 2) is Outcome.GAP
+    assert await bench.append(claim, 0, 2) is Outcome.OK
+    assert await bench.append(claim, 0, 2) is Outcome.OK
+    assert await bench.append(claim, 1, 3) is Outcome.GAP
+    assert await bench.sequences(generation_id) == [2]
+
+
+async def test_one_stale_item_does_not_fail_a_frame(bench: Bench) -> None:
+    from tokenrelay.store.v1 import store_pb2
+    from tokenrelay.token_log.store import Addition
+
+    ids = [await bench.submit() for _ in range(3)]
+    claims = [await bench.take() for _ in range(3)]
+    entry = store_pb2.LogEntry(token_count=1).SerializeToString()
+    fences = [claims[0].fence, "9:stale", claims[2].fence]
+    frame = [Addition(generation_id, fence, 0, 1, entry) for generation_id, fence in zip(ids, fences, strict=True)]
+    assert await bench.store.append(frame) == [Outcome.OK, Outcome.FENCED, Outcome.OK]
+
+
+async def test_a_taken_over_worker_can_write_nothing(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    old = await bench.take("w1")
+    await bench.append(old, 0, 1)
+    assert await bench.store.release(MODEL, [(generation_id, old.fence)]) == [Outcome.OK]
+    assert await bench.append(old, 1, 2) is Outcome.FENCED
+    new = await bench.take("w2")
+    assert (new.epoch, new.record.last) == (2, 1)
+    assert await bench.append(old, 1, 2) is Outcome.FENCED
+    assert await bench.finish(old, 1) is Outcome.FENCED
+    assert await bench.store.renew([(generation_id, old.fence)]) == [Outcome.FENCED]
+    assert await bench.store.release(MODEL, [(generation_id, old.fence)]) == [Outcome.FENCED]
+    assert await bench.append(new, 1, 2) is Outcome.OK
+    assert [len(new.record.lost_attempts), new.record.lost_attempts[0].appended_us > new.record.lost_attempts[0].claimed_us] == [1, True]
+
+
+async def test_finish_is_idempotent_and_final(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    claim = await bench.take()
+    await bench.append(claim, 0, 1)
+    assert await bench.finish(claim, 2) is Outcome.GAP
+    assert await bench.finish(claim, 1) is Outcome.OK
+    assert await bench.finish(claim, 1) is Outcome.OK
+    assert await bench.append(claim, 1, 2) is Outcome.FENCED
+    assert await bench.store.cancel(generation_id) == generation_pb2.GENERATION_STATE_FINISHED
+    assert await bench.sequences(generation_id) == [1, 1]
+
+
+async def test_handed_back_ones_come_before_new_ones(bench: Bench) -> None:
+    first = await bench.submit()
+    claim = await bench.take()
+    second = await bench.submit()
+    await bench.store.release(MODEL, [(first, claim.fence)])
+    assert [entry.generation_id for entry in await bench.read()] == [first, second]
+
+
+async def test_an_unclaimed_entry_can_be_handed_back(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    (entry,) = await bench.read("w1")
+    assert await bench.store.return_unclaimed(MODEL, [entry]) == [Outcome.OK]
+    assert await bench.claim(entry, "w1") is None, "the old entry is worth nothing any more"
+    assert (await bench.store.depth(MODEL)).generations == 1
+    claim = await bench.take("w2")
+    assert (claim.record.generation_id, claim.epoch) == (generation_id, 1)
+
+
+async def test_a_cancel_ends_a_waiting_generation_at_once(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    assert await bench.store.cancel(generation_id) == generation_pb2.GENERATION_STATE_CANCELLED
+    assert await bench.state(generation_id) == "CANCELLED"
+    assert (await bench.store.depth(MODEL)).generations == 0
+    assert await bench.read() == []
+    (item,) = await bench.store.read_log(generation_id, 0)
+    assert item.terminal is not None
+    assert item.terminal.error.message == "the generation was cancelled"
+
+
+async def test_a_cancel_of_a_running_one_reaches_its_owner(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    claim = await bench.take("w1")
+    messages = bench.store.connection.subscribe(keys.worker_channel("w1"))
+    assert await anext(messages) is None
+    assert await bench.store.cancel(generation_id) == generation_pb2.GENERATION_STATE_RUNNING
+    assert await anext(messages) == generation_id.encode()
+    await messages.aclose()  # type: ignore[attr-defined]
+    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
+    assert await bench.append(claim, 0, 1) is Outcome.CANCEL
+
+
+async def test_the_last_watcher_s_leaving_cancels_by_policy(bench: Bench) -> None:
+    cancel, detach = generation_pb2.DISCONNECT_POLICY_CANCEL, generation_pb2.DISCONNECT_POLICY_DETACH
+    gone = await bench.submit(policy=cancel, gateway="g1", watch_ms=60_000)
+    stays = await bench.submit(policy=detach, gateway="g1", watch_ms=60_000)
+    shared = await bench.submit(policy=cancel, gateway="g1", watch_ms=60_000)
+    await bench.store.watch("g2", 60_000, [shared])
+    await bench.store.watch("g1", 0, [gone, stays, shared])
+    assert [await bench.state(one) for one in (gone, stays, shared)] == ["CANCELLED", "QUEUED", "QUEUED"]
+
+
+async def test_an_attach_within_the_grace_keeps_a_generation_alive(bench: Bench) -> None:
+    policy = generation_pb2.DISCONNECT_POLICY_CANCEL_AFTER_GRACE
+    generation_id = await bench.submit(policy=policy, grace_ms=50, gateway="g1", watch_ms=60_000)
+    claim = await bench.take()
+    await bench.store.watch("g1", 0, [generation_id])
+    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+    await bench.store.watch("g2", 60_000, [generation_id])
+    await asyncio.sleep(0.06)
+    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+    await bench.store.watch("g2", 0, [generation_id])
+    await asyncio.sleep(0.06)
+    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
+
+
+async def test_a_dead_gateway_s_watch_runs_out(bench: Bench) -> None:
+    cancel = generation_pb2.DISCONNECT_POLICY_CANCEL
+    generation_id = await bench.submit(policy=cancel, gateway="g1", watch_ms=30)
+    assert (await bench.store.reap(0)).cancelled == 0
+    await asyncio.sleep(0.05)
+    assert (await bench.store.reap(0)).cancelled == 1
+    assert await bench.state(generation_id) == "CANCELLED"
+
+
+async def test_what_waits_too_long_expires_unstarted(bench: Bench) -> None:
+    queue_timeout = await bench.submit(queue_timeout_ms=20)
+    time_limit = await bench.submit(time_limit_ms=20)
+    await asyncio.sleep(0.03)
+    assert (await bench.store.reap(0)).expired == 2
+    texts = [(await bench.store.read_log(one, 0))[0].terminal.error.message for one in (queue_timeout, time_limit)]  # type: ignore[union-attr]
+    assert texts == [
+        "queue_timeout passed before a worker took the generation",
+        "the call's deadline or time_limit passed before the generation was finished",
+    ]
+
+
+async def test_an_overdue_one_is_not_claimed(bench: Bench) -> None:
+    generation_id = await bench.submit(queue_timeout_ms=20)
+    (entry,) = await bench.read()
+    await asyncio.sleep(0.03)
+    assert await bench.claim(entry) is None
+    assert await bench.state(generation_id) == "EXPIRED"
+
+
+async def test_reap_hands_back_what_a_dead_worker_held(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    claim = await bench.take("w1")
+    await bench.append(claim, 0, 1)
+    await bench.store.reap(0)  # sees this Redis for the first time: leases are not judged for one lease
+    await asyncio.sleep(0.25)
+    assert (await bench.store.reap(0)).taken_over == 1
+    assert await bench.state(generation_id) == "QUEUED"
+    taken = await bench.take("w2")
+    assert (taken.epoch, taken.record.last) == (2, 1)
+
+
+async def test_a_late_renewal_succeeds_if_nobody_took_over(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    claim = await bench.take()
+    await asyncio.sleep(0.25)
+    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+    assert (await bench.store.reap(0)).taken_over == 0
+
+
+async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench) -> None:
+    ids = []
+    for _ in range(15):
+        ids.append(await bench.submit())
+        claim = await bench.take()
+        await bench.append(claim, 0, 1, "x" * 20_000)
+        await bench.finish(claim, 1)
+    client = bench.store.connection._commands
+    used = (await client.info("memory"))["used_memory"]
+    try:
+        await client.config_set("maxmemory", round(used / 0.8) - 50_000)
+        assert (await bench.store.reap(0)).dropped_early == 10
+    finally:
+        await client.config_set("maxmemory", 0)
+    with pytest.raises(GenerationNotFoundError):
+        await bench.store.read_record(ids[0])
+    assert await bench.state(ids[-1]) == "FINISHED"
+
+
+@pytest.mark.parametrize("name", ["", "x", "0-", "0-" + "g" * 32, "7-" + "0" * 32, "0-" + "0" * 32, "-1-" + "0" * 32, "0-" + "A" * 32])
+async def test_unknown_and_malformed_ids_are_told_alike(bench: Bench, name: str) -> None:
+    with pytest.raises(GenerationNotFoundError, match="there is no generation"):
+        await bench.store.read_record(name)
+    with pytest.raises(GenerationNotFoundError, match="there is no generation"):
+        await bench.store.cancel(name)
+
+
+async def test_a_vanished_group_is_made_again(bench: Bench) -> None:
+    await bench.store.connection._commands.flushall()
+    assert await bench.read() == []
+    generation_id = await bench.submit()
+    assert (await bench.take()).record.generation_id == generation_id

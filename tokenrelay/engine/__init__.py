@@ -1,0 +1,1 @@
+"""Stubs of the internal contracts with the engine service."""

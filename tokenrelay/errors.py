@@ -1,0 +1,194 @@
+"""The errors that may reach a client, as one tree.
+
+    TokenrelayError
+    ├── InvalidRequestError            INVALID_ARGUMENT     the request is wrong; names the field and the limit
+    │   └── OutOfRangeError            OUT_OF_RANGE         right in kind, but past what there is
+    ├── MessageTooLargeError           RESOURCE_EXHAUSTED   the request has too many bytes
+    ├── GenerationNotFoundError        NOT_FOUND            unknown or expired id, told alike
+    ├── ModelNotFoundError             NOT_FOUND            no worker has served this model
+    ├── IdempotencyConflictError       ALREADY_EXISTS       the key is taken by another request
+    ├── QueueFullError                 RESOURCE_EXHAUSTED   retry after a while
+    ├── StoreFullError                 RESOURCE_EXHAUSTED   retry after a while
+    ├── UnavailableError               UNAVAILABLE          retry after a while
+    │   ├── StoreUnavailableError                           Redis cannot be reached
+    │   ├── NoWorkerError                                   the model's last worker has left
+    │   ├── EngineUnavailableError                          the engine service cannot be reached or is dead
+    │   └── DrainingError                                   this server is stopping; go to another
+    ├── GenerationCancelledError       CANCELLED
+    ├── GenerationExpiredError         DEADLINE_EXCEEDED    deadline, time limit or queue timeout
+    ├── GenerationAbortedError         ABORTED              it cannot go on faithfully; ask again as a new request
+    ├── DataLossError                  DATA_LOSS            the log lost what a client has seen
+    └── InternalError                  INTERNAL             ours; a fixed text with an id, the rest is in the log
+
+Each class fixes the gRPC code and the reason that ErrorInfo carries. A message names the field and the limit
+and never holds the text of an exception that is not ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from google.rpc import code_pb2
+
+DOMAIN = "tokenrelay"
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One wrong field: its path in the request, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class TokenrelayError(Exception):
+    """An error that a client may see as it is.
+
+    Attributes:
+        code: the gRPC status code, a google.rpc.Code.
+        reason: what ErrorInfo.reason says.
+        retry_after: seconds after which a retry makes sense, or None if it makes none.
+        violations: the wrong fields, for BadRequest.
+    """
+
+    code: ClassVar[int] = code_pb2.UNKNOWN
+    reason: ClassVar[str] = "UNKNOWN"
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, violations: Sequence[FieldViolation] = ()
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        self.violations = tuple(violations)
+
+
+class InvalidRequestError(TokenrelayError):
+    """The request is wrong and will stay wrong."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+    @classmethod
+    def of_field(cls, field: str, description: str) -> "InvalidRequestError":
+        """Returns the error of a single wrong field."""
+        return cls(f"{field}: {description}", violations=[FieldViolation(field, description)])
+
+
+class OutOfRangeError(InvalidRequestError):
+    """The value is right in kind but lies past what there is."""
+
+    code = code_pb2.OUT_OF_RANGE
+    reason = "SEQUENCE_OUT_OF_RANGE"
+
+
+class MessageTooLargeError(TokenrelayError):
+    """The request has more bytes than the server takes."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class GenerationNotFoundError(TokenrelayError):
+    """There is no such generation, or no longer; both are told alike."""
+
+    code = code_pb2.NOT_FOUND
+    reason = "GENERATION_NOT_FOUND"
+
+
+class ModelNotFoundError(TokenrelayError):
+    """No worker has ever served this model."""
+
+    code = code_pb2.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class IdempotencyConflictError(TokenrelayError):
+    """The idempotency key belongs to another request."""
+
+    code = code_pb2.ALREADY_EXISTS
+    reason = "IDEMPOTENCY_KEY_IN_USE"
+
+
+class QueueFullError(TokenrelayError):
+    """The model's queue has reached a bound."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+
+
+class StoreFullError(TokenrelayError):
+    """Redis is above its memory watermark."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    reason = "STORE_FULL"
+
+
+class UnavailableError(TokenrelayError):
+    """Something that is needed is away for now."""
+
+    code = code_pb2.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+
+class StoreUnavailableError(UnavailableError):
+    """Redis cannot be reached."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class NoWorkerError(UnavailableError):
+    """The model is known, but its last worker has left."""
+
+    reason = "NO_WORKER"
+
+
+class EngineUnavailableError(UnavailableError):
+    """The engine service cannot be reached, or its engine is dead."""
+
+    reason = "ENGINE_UNAVAILABLE"
+
+
+class DrainingError(UnavailableError):
+    """This server is stopping; another one will serve the call."""
+
+    reason = "SERVER_DRAINING"
+
+
+class GenerationCancelledError(TokenrelayError):
+    """The generation was cancelled."""
+
+    code = code_pb2.CANCELLED
+    reason = "GENERATION_CANCELLED"
+
+
+class GenerationExpiredError(TokenrelayError):
+    """The generation's deadline, time limit or queue timeout passed."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    reason = "GENERATION_EXPIRED"
+
+
+class GenerationAbortedError(TokenrelayError):
+    """The generation cannot go on faithfully after a takeover."""
+
+    code = code_pb2.ABORTED
+    reason = "CANNOT_CONTINUE"
+
+
+class DataLossError(TokenrelayError):
+    """The log no longer holds what a client has already seen."""
+
+    code = code_pb2.DATA_LOSS
+    reason = "LOG_LOST"
+
+
+class InternalError(TokenrelayError):
+    """Our own fault. The text is fixed; the id finds the traceback in the log."""
+
+    code = code_pb2.INTERNAL
+    reason = "INTERNAL"
+
+    def __init__(self, error_id: str) -> None:
+        super().__init__(f"internal error; the server's log has it under error_id {error_id}")
+        self.error_id = error_id

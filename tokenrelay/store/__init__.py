@@ -1,0 +1,1 @@
+"""Stubs of what lies in Redis."""

@@ -1,0 +1,300 @@
+"""The connection to Redis: scripts, blocking reads and channels; the only module that imports redis.
+
+redis-py's own retries are off: it would send a write twice after a lost reply. What is retried here is either a read
+or one of our scripts, which are idempotent.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib import resources
+from typing import Any, TypeVar
+
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from tokenrelay.clock import PeerClock
+from tokenrelay.errors import StoreFullError, StoreUnavailableError
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+COMMAND_TIMEOUT = 10.0  # seconds; a slow fsync is waited for, a half-open connection is not
+BLOCK_MARGIN = 5.0  # seconds that a blocking read's socket waits longer than Redis blocks
+PING_INTERVAL, SILENCE = 2.0, 7.0  # seconds without a message until a ping, and until a subscription counts as broken
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 0.5  # seconds between tries
+OLDEST_VERSION = (6, 2)
+# Error replies that mean "not now": Redis loads its file, cannot write its disk, has no master, or changes roles.
+TRANSIENT_REPLIES = ("LOADING", "MISCONF", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS", "BUSY ")
+
+
+class NoSuchGroupError(Exception):
+    """The stream or its consumer group does not exist."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """One Lua script with what all scripts share in front."""
+
+    name: str
+    source: str
+    digest: str
+
+    @classmethod
+    def load(cls, name: str) -> "Script":
+        """Reads scripts/<name>.lua."""
+        folder = resources.files(__package__) / "scripts"
+        source = (folder / "shared.lua").read_text() + (folder / f"{name}.lua").read_text()
+        return cls(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def is_transient(error: RedisError) -> bool:
+    """Tells whether the same call may go through later."""
+    if isinstance(error, AuthenticationError):
+        return False
+    if isinstance(error, RedisConnectionError | RedisTimeoutError):
+        return True
+    return isinstance(error, ResponseError) and str(error).startswith(TRANSIENT_REPLIES)
+
+
+class RedisConnection:
+    """Runs commands and scripts on one Redis, and knows what time it is there.
+
+    Args:
+        url: redis:// or rediss://, with user name, password and database as usual.
+        patience: seconds for which a call is tried again while Redis is away.
+    """
+
+    def __init__(self, url: str, *, patience: float, block: float = 1.0) -> None:
+        self.clock = PeerClock()
+        self.patience = patience
+        self._block = block
+        never_retry = Retry(NoBackoff(), 0)
+        self._commands = redis.asyncio.Redis.from_url(
+            url, retry=never_retry, socket_timeout=COMMAND_TIMEOUT, socket_connect_timeout=2.0, max_connections=256
+        )
+        self._blocking = redis.asyncio.Redis.from_url(
+            url, retry=never_retry, socket_timeout=block + BLOCK_MARGIN, socket_connect_timeout=2.0
+        )
+        self._channels = redis.asyncio.Redis.from_url(
+            url, retry=never_retry, socket_timeout=None, socket_connect_timeout=2.0
+        )
+
+    async def close(self) -> None:
+        for client in (self._commands, self._blocking, self._channels):
+            await client.aclose()
+
+    async def wait_until_ready(self) -> None:
+        """Returns once Redis answers; says what it waits for.
+
+        Raises:
+            RuntimeError: Redis refuses the credentials or is too old; waiting would not help.
+        """
+        announced = False
+        while True:
+            try:
+                await self._check_server()
+            except StoreUnavailableError as error:
+                if not announced:
+                    log.warning("waiting for redis", reason=error.message)
+                    announced = True
+                await asyncio.sleep(LONGEST_BACKOFF)
+            else:
+                return
+
+    async def _check_server(self) -> None:
+        """Checks the version, and warns of settings that break promises.
+
+        Raises:
+            StoreUnavailableError: Redis is away.
+            RuntimeError: Redis is too old or refuses the credentials.
+        """
+        try:
+            info = await self._once(lambda: self._commands.info("server"))
+        except AuthenticationError as error:
+            raise RuntimeError("redis refuses the user name or password") from error
+        version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+        if version < OLDEST_VERSION:
+            raise RuntimeError(f"redis is {info['redis_version']}; 6.2 or newer is needed")
+        await self.read_clock()
+        await self._warn_if_not_durable()
+
+    async def _warn_if_not_durable(self) -> None:
+        wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+        try:
+            found = await self._commands.config_get(*wanted)
+        except ResponseError:
+            log.warning("redis does not show its configuration; promises need these settings", **_underscored(wanted))
+            return
+        wrong = {name: found.get(name, "?") for name, value in wanted.items() if found.get(name) != value}
+        if wrong:
+            log.warning("redis may lose acknowledged tokens", found=wrong, wanted={name: wanted[name] for name in wrong})
+
+    async def read_clock(self) -> None:
+        """Reads Redis' clock; raises StoreUnavailableError if Redis does not answer now."""
+        asked = time.monotonic_ns()
+        seconds, microseconds = await self._once(lambda: self._commands.time())
+        self.clock.observe(asked, (seconds * 1_000_000 + microseconds) * 1000, time.monotonic_ns())
+
+    async def run(self, script: Script, prefix: str, *arguments: Any, patience: float | None = None) -> list[Any]:
+        """Runs a script and returns its reply without the leading instant, which goes to the clock.
+
+        Raises:
+            StoreUnavailableError: Redis stayed away for longer than the patience. The script may have run.
+            StoreFullError: Redis is out of memory.
+        """
+        return await self._retried(lambda: self._evaluate(script, prefix, arguments), patience)
+
+    async def _evaluate(self, script: Script, prefix: str, arguments: Sequence[Any]) -> list[Any]:
+        started = time.monotonic_ns()
+        try:
+            reply = await self._commands.evalsha(script.digest, 1, prefix, *arguments)
+        except NoScriptError:
+            reply = await self._commands.eval(script.source, 1, prefix, *arguments)
+        self.clock.observe(started, int(reply[0]) * 1000, time.monotonic_ns())
+        return list(reply[1:])
+
+    async def run_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[list[Any]]:
+        """Runs several scripts in order over one round trip; otherwise as run."""
+        return await self._retried(lambda: self._evaluate_together(calls))
+
+    async def _evaluate_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[list[Any]]:
+        started = time.monotonic_ns()
+        try:
+            async with self._commands.pipeline(transaction=False) as pipeline:
+                for script, prefix, arguments in calls:
+                    pipeline.evalsha(script.digest, 1, prefix, *arguments)
+                replies = await pipeline.execute()
+        except NoScriptError:
+            return [await self._evaluate(script, prefix, arguments) for script, prefix, arguments in calls]
+        self.clock.observe(started, int(replies[0][0]) * 1000, time.monotonic_ns())
+        return [list(reply[1:]) for reply in replies]
+
+    async def hash(self, key: str) -> dict[bytes, bytes]:
+        """Reads a hash; empty if there is none."""
+        return await self._retried(lambda: self._commands.hgetall(key))
+
+    async def _retried(self, call: Callable[[], Awaitable[Result]], patience: float | None = None) -> Result:
+        """Calls until it goes through or the patience is over."""
+        give_up_at = time.monotonic() + (self.patience if patience is None else patience)
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                return await self._once(call)
+            except StoreUnavailableError:
+                if time.monotonic() + backoff > give_up_at:
+                    raise
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF)
+
+    async def _once(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Calls once and translates what redis-py raises."""
+        try:
+            return await call()
+        except OutOfMemoryError as error:
+            raise StoreFullError("Redis is out of memory", retry_after=1.0) from error
+        except RedisError as error:
+            if isinstance(error, ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                raise NoSuchGroupError from error
+            if is_transient(error):
+                raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0) from error
+            raise
+
+    async def ensure_group(self, stream: str, group: str) -> None:
+        """Creates a stream's consumer group at its beginning, so that no entry is passed over, unless it is there."""
+        try:
+            await self._retried(lambda: self._commands.xgroup_create(stream, group, id="0", mkstream=True))
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    async def read_group(
+        self, group: str, consumer: str, streams: Sequence[str], count: int, *, block: bool
+    ) -> list[tuple[str, str, Mapping[bytes, bytes]]]:
+        """Reads entries that no consumer has, from the first stream first.
+
+        Returns:
+            (stream, entry id, fields) in reading order; empty if none came before Redis stopped blocking.
+
+        Raises:
+            NoSuchGroupError: a stream or its group has vanished.
+            StoreUnavailableError: Redis is away. Entries may have been handed to the consumer all the same.
+        """
+        client = self._blocking if block else self._commands
+        milliseconds = round(self._block * 1000) if block else None
+        reply = await self._once(
+            lambda: client.xreadgroup(group, consumer, dict.fromkeys(streams, ">"), count=count, block=milliseconds)
+        )
+        found = reply.items() if isinstance(reply, dict) else reply or []
+        return [
+            (stream.decode(), entry.decode(), fields)
+            for stream, entries in found
+            for entry, fields in (entries[0] if entries and isinstance(entries[0], list) else entries)
+        ]
+
+    async def range(self, stream: str, after: str, count: int) -> list[tuple[str, Mapping[bytes, bytes]]]:
+        """Reads entries of a stream after an entry id."""
+        reply = await self._retried(lambda: self._commands.xrange(stream, min=f"({after}", count=count))
+        return [(entry.decode(), fields) for entry, fields in reply]
+
+    async def newer(self, positions: Mapping[str, str]) -> set[str]:
+        """Returns which of some streams have entries after a position."""
+        reply = await self._retried(lambda: self._commands.xread(dict(positions), count=1))
+        found = reply.keys() if isinstance(reply, dict) else [stream for stream, _ in reply or []]
+        return {stream.decode() for stream in found}
+
+    async def subscribe(self, channel: str) -> AsyncIterator[bytes | None]:
+        """Yields a channel's messages, and None whenever some may have been lost: at the start and after a reconnect."""
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                async with self._channels.pubsub() as subscription:
+                    await subscription.subscribe(channel)
+                    async for message in _messages(subscription):
+                        backoff = FIRST_BACKOFF
+                        yield message
+            except RedisError as error:
+                if not is_transient(error):
+                    raise
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF)
+
+
+async def _messages(subscription: redis.asyncio.client.PubSub) -> AsyncIterator[bytes | None]:
+    """Yields one connection's messages, first None once it is subscribed.
+
+    Raises:
+        RedisTimeoutError: not even a ping was answered; the connection may be half open.
+    """
+    heard = time.monotonic()
+    while True:
+        message = await subscription.get_message(timeout=PING_INTERVAL)
+        now = time.monotonic()
+        if message is None:
+            if now - heard > SILENCE:
+                raise RedisTimeoutError("no answer to pings")
+            await subscription.ping()
+            continue
+        heard = now
+        if message["type"] == "subscribe":
+            yield None
+        elif message["type"] == "message":
+            yield message["data"]
+
+
+def _underscored(names: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("-", "_"): value for name, value in names.items()}

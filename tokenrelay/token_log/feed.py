@@ -1,0 +1,228 @@
+"""Follows many token logs over one subscription.
+
+The feed is fast but may lose anything; the log is the truth. A follower takes from the feed what fits its position and
+reads the log for the rest: after a gap, after a reconnect, when its buffer grew past its bound, and when the check
+that runs every second finds its log ahead.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.token_log import keys
+from tokenrelay.token_log.store import PAGE, GenerationStore, LogItem
+
+log = structlog.get_logger(__name__)
+
+CHECK_INTERVAL = 1.0  # seconds between looks at all open logs
+BUFFER_BYTES = 256 * 1024  # what one follower may hold; past it, it forgets and reads the log again
+
+
+class Follower:
+    """One reader's place in one token log."""
+
+    def __init__(self, store: GenerationStore, generation_id: str, after: int) -> None:
+        self.generation_id = generation_id
+        self._store = store
+        self._position = after  # the last sequence that was handed out
+        self._buffer: list[LogItem] = []
+        self._buffered_to = after  # the last sequence in the buffer
+        self._buffered_bytes = 0
+        self._must_read = False
+        self._failure: TokenrelayError | None = None
+        self._wake = asyncio.Event()
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def is_waiting(self) -> bool:
+        """Tells whether it has nothing to hand out."""
+        return not (self._must_read or self._buffer)
+
+    def push(self, item: LogItem, size: int) -> None:
+        """Takes an item of the feed if it is the next one."""
+        if item.entry is not None:
+            if item.sequence <= self._buffered_to:
+                return
+            follows = item.sequence - item.entry.token_count == self._buffered_to
+        else:
+            follows = item.sequence == self._buffered_to
+        if self._must_read:
+            return
+        if not follows or self._buffered_bytes + size > BUFFER_BYTES:
+            self.reread()
+            return
+        self._buffer.append(item)
+        self._buffered_to = item.sequence
+        self._buffered_bytes += size
+        self._wake.set()
+
+    def reread(self) -> None:
+        """Forgets the buffer; the next items come from the log."""
+        self._clear()
+        self._must_read = True
+        self._wake.set()
+
+    def fail(self, error: TokenrelayError) -> None:
+        """Ends the following with an error, after what is buffered."""
+        self._failure = error
+        self._wake.set()
+
+    async def next_items(self) -> list[LogItem]:
+        """Returns the next items, at least one, as soon as there are any.
+
+        Raises:
+            DataLossError: the log is gone.
+            StoreUnavailableError: the log could not be read for longer than the connection's patience.
+        """
+        while True:
+            if self._must_read:
+                items = await self._read()
+                if items:
+                    return items
+            elif self._buffer:
+                items = self._buffer
+                self._position = self._buffered_to
+                self._clear()
+                return items
+            elif self._failure is not None:
+                raise self._failure
+            self._wake.clear()
+            if not (self._must_read or self._buffer or self._failure):
+                await self._wake.wait()
+
+    async def _read(self) -> list[LogItem]:
+        # What is pushed while the log is read is buffered again, so that nothing falls between the two.
+        self._must_read = False
+        self._clear()
+        try:
+            items = await self._store.read_log(self.generation_id, self._position)
+        except BaseException:
+            self._must_read = True
+            raise
+        if len(items) == PAGE:
+            self._must_read = True
+            self._clear()
+        if items:
+            self._position = items[-1].sequence
+            self._join()
+        return items
+
+    def _join(self) -> None:
+        """Keeps of the buffer what comes after the position, if it follows on."""
+        pushed, self._buffer = self._buffer, []
+        self._buffered_to, self._buffered_bytes = self._position, 0
+        for item in pushed:
+            self.push(item, 0)
+
+    def _clear(self) -> None:
+        self._buffer = []
+        self._buffered_to = self._position
+        self._buffered_bytes = 0
+
+
+class Feed:
+    """A gateway's subscription, and its followers.
+
+    Args:
+        gateway: this gateway's name, of which its channel is made.
+        watch_ms: how long a watch holds without renewal; it is renewed every third of it.
+    """
+
+    def __init__(self, store: GenerationStore, gateway: str, watch_ms: int) -> None:
+        self.gateway = gateway
+        self.watch_ms = watch_ms
+        self._store = store
+        self._followers: dict[str, list[Follower]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(followers) for followers in self._followers.values())
+
+    def follow(self, generation_id: str, after: int, *, from_log: bool) -> Follower:
+        """Starts to follow. To be called before the watch is set, so that nothing is missed in between.
+
+        Args:
+            after: the sequence after which to begin.
+            from_log: whether the log may hold something already.
+        """
+        follower = Follower(self._store, generation_id, after)
+        if from_log:
+            follower.reread()
+        self._followers.setdefault(generation_id, []).append(follower)
+        return follower
+
+    def unfollow(self, follower: Follower) -> bool:
+        """Stops following; returns whether that was the last follower of its generation here."""
+        followers = self._followers.get(follower.generation_id, [])
+        with suppress(ValueError):
+            followers.remove(follower)
+        if not followers:
+            self._followers.pop(follower.generation_id, None)
+        return not followers
+
+    async def run(self) -> None:
+        """Receives, checks and renews until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._receive())
+            tasks.create_task(self._repeat(self.check_once, CHECK_INTERVAL))
+            tasks.create_task(self._repeat(self.renew_once, self.watch_ms / 3000))
+
+    async def _receive(self) -> None:
+        async for message in self._store.connection.subscribe(keys.feed_channel(self.gateway)):
+            if message is None:
+                self._reread_all()
+            else:
+                self.receive(message)
+
+    def receive(self, message: bytes) -> None:
+        """Hands one FeedFrame's entries to their followers."""
+        for entry in store_pb2.FeedFrame.FromString(message).entries:
+            followers = self._followers.get(entry.generation_id)
+            if followers:
+                item = _item(entry)
+                for follower in followers:
+                    follower.push(item, len(entry.log_entry) or len(entry.terminal))
+
+    def _reread_all(self) -> None:
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.reread()
+
+    async def _repeat(self, once: Callable[[], Awaitable[None]], interval: float) -> None:
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await once()
+            except StoreUnavailableError:
+                log.warning("redis is away; streams wait", followers=len(self))
+
+    async def check_once(self) -> None:
+        """Looks whether any open log is ahead of its followers; the feed may have lost its last message."""
+        positions = {name: min(one.position for one in followers) for name, followers in self._followers.items()}
+        if not positions:
+            return
+        for name in await self._store.logs_ahead(positions):
+            for follower in self._followers.get(name, []):
+                if follower.position == positions[name] and follower.is_waiting():
+                    follower.reread()
+
+    async def renew_once(self) -> None:
+        """Renews the watches; a generation that is gone with followers on it is lost data."""
+        seen = {follower: follower.position for followers in self._followers.values() for follower in followers}
+        ids = list(self._followers)
+        standings = dict(zip(ids, await self._store.watch(self.gateway, self.watch_ms, ids), strict=True))
+        for follower, position in seen.items():
+            standing = standings[follower.generation_id]
+            if standing is None or standing.last < position:
+                follower.fail(DataLossError("the token log is gone, or has lost what was already sent"))
+
+
+def _item(entry: store_pb2.FeedEntry) -> LogItem:
+    if entry.WhichOneof("kind") == "terminal":
+        return LogItem(entry.sequence, None, store_pb2.Terminal.FromString(entry.terminal))
+    return LogItem(entry.sequence, store_pb2.LogEntry.FromString(entry.log_entry), None)

@@ -1,0 +1,106 @@
+"""Every Redis key and channel: its type, what it holds, and who deletes it.
+
+All keys of one shard begin with `tokenrelay:{shard}:`. The braces are Redis Cluster's hash tag: everything about one
+generation, its queue and its idempotency key lies in one slot, so that one script may touch it all.
+
+| key                              | type        | holds                                                     | deleted                |
+| -------------------------------- | ----------- | --------------------------------------------------------- | ---------------------- |
+| `tokenrelay:{s}:generation:<id>` | hash        | the record; its fields are below                          | expires by retention   |
+| `tokenrelay:{s}:log:<id>`        | stream      | the token log: `<sequence>-0` with field `e`, a LogEntry; | expires by retention   |
+|                                  |             | last `<sequence>-1` with field `t`, a Terminal            |                        |
+| `tokenrelay:{s}:jobs:<model>`    | stream      | new generations that wait: field `id`; group `workers`    | entries by finish      |
+| `tokenrelay:{s}:returned:<model>`| stream      | the same for handed-back ones, read first                 | entries by finish      |
+| `tokenrelay:{s}:depth:<model>`   | hash        | `generations` and `bytes` that wait                       | never; it is small     |
+| `tokenrelay:{s}:idempotency:<h>` | string      | the id that an idempotency key, by its hash, stands for   | expires by retention   |
+| `tokenrelay:{s}:due`             | sorted set  | ids by the millisecond at which reap must look at them    | members by finish      |
+| `tokenrelay:{s}:finished`        | sorted set  | ids by the millisecond of their end, for early dropping   | members by reap        |
+| `tokenrelay:{s}:server`          | hash        | `run_id` of the Redis process, `since` when it was seen   | never; it is small     |
+| `tokenrelay:{registry}:workers`  | hash        | worker id to "milliseconds WorkerAnnouncement"            | fields by announce     |
+| `tokenrelay:{registry}:models`   | hash        | model to the same of the worker seen last                 | never; one per model   |
+
+| channel                          | carries                                                                               |
+| -------------------------------- | ------------------------------------------------------------------------------------- |
+| `tokenrelay:feed:<gateway>`      | FeedFrames: new log entries of what this gateway watches; may lose anything           |
+| `tokenrelay:worker:<worker>`     | ids that this worker owns and should renew at once, to learn of a cancel; may be lost |
+
+Fields of a record, instants in milliseconds of Redis' clock unless the name ends in `_us`, microseconds:
+
+| field                               | holds                                                                           |
+| ----------------------------------- | ------------------------------------------------------------------------------- |
+| `state`                             | number of tokenrelay.v1.GenerationState                                         |
+| `model`, `job`, `spec`              | the model; a store Job; the serialized GenerationSpec, dropped at the end       |
+| `size`, `request_hash`              | bytes counted in `depth`; SHA-256 of the request                                |
+| `idempotency`                       | hash of the idempotency key, if there is one                                    |
+| `queue`, `entry`                    | where its queue entry is: `jobs` or `returned`, and the entry's id              |
+| `last`                              | the last sequence in the log                                                    |
+| `epoch`, `fence`, `owner`, `lease`  | attempt number; `epoch:nonce`; the owning worker; until when it owns            |
+| `policy`, `grace`, `watchers`       | DisconnectPolicy; its grace in ms; `gateway=until` pairs                        |
+| `queue_deadline`, `deadline`        | when it expires in the queue; when it expires anywhere                          |
+| `cancel_at`                         | when it is to be cancelled unless somebody watches longer                       |
+| `submitted_us`, `started_us`        | accepted; first claimed                                                         |
+| `claimed_us`, `appended_us`         | last claimed; last appended by that attempt                                     |
+| `first_us`, `finished_us`           | first token in the log; terminal                                                |
+| `history`                           | `claimed,appended;` in microseconds of each attempt before this one             |
+| `fingerprint`                       | the fingerprint of the engine that wrote the log's tokens                       |
+| `expires`                           | when the record will be gone                                                    |
+"""
+
+import hashlib
+import secrets
+
+GROUP = "workers"
+JOBS = "jobs"
+RETURNED = "returned"
+REGISTRY_PREFIX = "tokenrelay:{registry}:"
+
+
+def prefix(shard: int) -> str:
+    """Returns what all keys of a shard begin with."""
+    return f"tokenrelay:{{{shard}}}:"
+
+
+def new_generation_id(shard: int) -> str:
+    """Returns a new id: the shard, a dash, and 128 random bits in hexadecimal."""
+    return f"{shard}-{secrets.token_hex(16)}"
+
+
+def shard_of(generation_id: str) -> int | None:
+    """Returns the shard that an id names, or None if it is no id of ours."""
+    shard, dash, random = generation_id.partition("-")
+    well_formed = dash and shard.isascii() and shard.isdecimal() and len(shard) <= 4 and len(random) == 32
+    return int(shard) if well_formed and set(random) <= set("0123456789abcdef") else None
+
+
+def shard_of_idempotency_key(key_hash: str, shards: int) -> int:
+    """Returns the shard of all generations with an idempotency key."""
+    return int(key_hash[:8], 16) % shards
+
+
+def idempotency_hash(key: str) -> str:
+    """Returns the name under which an idempotency key is stored; the key itself may be long or secret."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def record(generation_id: str, shard: int) -> str:
+    return f"{prefix(shard)}generation:{generation_id}"
+
+
+def log(generation_id: str, shard: int) -> str:
+    return f"{prefix(shard)}log:{generation_id}"
+
+
+def queue(name: str, model: str, shard: int) -> str:
+    """Returns the stream of one of a model's two queues, JOBS or RETURNED."""
+    return f"{prefix(shard)}{name}:{model}"
+
+
+def depth(model: str, shard: int) -> str:
+    return f"{prefix(shard)}depth:{model}"
+
+
+def feed_channel(gateway: str) -> str:
+    return f"tokenrelay:feed:{gateway}"
+
+
+def worker_channel(worker: str) -> str:
+    return f"tokenrelay:worker:{worker}"

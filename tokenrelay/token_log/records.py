@@ -1,0 +1,85 @@
+"""What a generation's record in Redis says, as typed values."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.v1 import generation_pb2
+
+
+@dataclass(frozen=True)
+class LostAttempt:
+    """An attempt before the last one; instants in microseconds of Redis' clock."""
+
+    claimed_us: int
+    appended_us: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A generation's record. Instants are of Redis' clock; None is what has not happened or is not limited.
+
+    Attributes:
+        last: the last sequence in the log.
+        epoch: the number of attempts so far.
+        deadline_ms: when it expires, wherever it is.
+        lost_attempts: those before the last one, in order.
+    """
+
+    generation_id: str
+    state: generation_pb2.GenerationState
+    job: store_pb2.Job
+    spec: bytes
+    last: int
+    epoch: int
+    fingerprint: str
+    submitted_us: int
+    started_us: int | None
+    claimed_us: int | None
+    first_us: int | None
+    finished_us: int | None
+    deadline_ms: int | None
+    expires_ms: int | None
+    lost_attempts: tuple[LostAttempt, ...]
+
+    @classmethod
+    def parse(cls, generation_id: str, fields: Mapping[bytes, bytes]) -> "Record":
+        """Reads the fields of the hash."""
+
+        def number(name: bytes) -> int | None:
+            value = fields.get(name)
+            return None if value is None else int(value)
+
+        return cls(
+            generation_id=generation_id,
+            state=generation_pb2.GenerationState.ValueType(int(fields[b"state"])),
+            job=store_pb2.Job.FromString(fields[b"job"]),
+            spec=fields.get(b"spec", b""),
+            last=int(fields[b"last"]),
+            epoch=int(fields[b"epoch"]),
+            fingerprint=fields.get(b"fingerprint", b"").decode(),
+            submitted_us=int(fields[b"submitted_us"]),
+            started_us=number(b"started_us"),
+            claimed_us=number(b"claimed_us"),
+            first_us=number(b"first_us"),
+            finished_us=number(b"finished_us"),
+            deadline_ms=number(b"deadline"),
+            expires_ms=number(b"expires"),
+            lost_attempts=tuple(_parse_history(fields.get(b"history", b""))),
+        )
+
+    def is_terminal(self) -> bool:
+        return self.state > generation_pb2.GENERATION_STATE_RUNNING
+
+
+def _parse_history(text: bytes) -> Iterable[LostAttempt]:
+    for attempt in text.decode().split(";"):
+        if attempt:
+            claimed, appended = attempt.split(",")
+            yield LostAttempt(int(claimed), int(appended))
+
+
+def as_mapping(flat: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Returns the mapping that HGETALL's flat reply inside a script stands for."""
+    values = list(flat)
+    return dict(zip(values[::2], values[1::2], strict=True))

@@ -1,0 +1,68 @@
+-- Decides what time has decided: overdue generations end, those of dead workers go back to the front of their queue,
+-- and what is past its retention, or above the memory watermark the oldest finished, is dropped.
+--
+-- ARGV: most generations to look at, lease in milliseconds, retention in milliseconds,
+--       terminal records of a cancelled one, one past its deadline and one past its queue timeout,
+--       share of maxmemory above which finished generations go early
+-- Replies {now in microseconds, looked at, taken over, expired, cancelled, dropped early}.
+local limit, lease, retention = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local terminals = {cancelled = ARGV[4], deadline = ARGV[5], queue_timeout = ARGV[6]}
+local watermark = tonumber(ARGV[7])
+local taken_over, expired, cancelled, dropped = 0, 0, 0, 0
+allow_out_of_memory()
+
+-- While Redis was down nobody could renew. So leases are not judged for one lease after it came back.
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local known = redis.call('HMGET', PREFIX .. 'server', 'run_id', 'since')
+local since = tonumber(known[2])
+if known[1] ~= run_id then
+    since = NOW
+    redis.call('HSET', PREFIX .. 'server', 'run_id', run_id, 'since', NOW)
+end
+local leases_count = NOW >= since + lease
+
+local function decide(id)
+    local record = read(id, 'owner', 'lease', 'cancel_at', 'deadline', 'queue_deadline', unpack(CONCLUDE))
+    redis.call('ZREM', DUE, id)
+    if not record or record.state > RUNNING then return end
+    if record.state == QUEUED then
+        local state, terminal = overdue(record, terminals)
+        if state then
+            conclude(id, record, state, terminal, retention)
+            if state == EXPIRED then expired = expired + 1 else cancelled = cancelled + 1 end
+            return
+        end
+    elseif passed(record.lease) and leases_count then
+        requeue(id, record)
+        record.state = QUEUED
+        taken_over = taken_over + 1
+    elseif passed(record.cancel_at) then
+        tell_owner(record, id)
+    end
+    local look = next_look(record)
+    if look then look_at(id, math.max(look, NOW + 100)) end
+end
+
+local ids = redis.call('ZRANGEBYSCORE', DUE, '-inf', NOW, 'LIMIT', 0, limit)
+for _, id in ipairs(ids) do
+    decide(id)
+end
+
+redis.call('ZREMRANGEBYSCORE', FINISHED, '-inf', NOW - retention)
+local function above_watermark()
+    local memory = redis.call('INFO', 'memory')
+    local used, maximum = tonumber(string.match(memory, 'used_memory:(%d+)')), tonumber(string.match(memory, 'maxmemory:(%d+)'))
+    return maximum > 0 and used > maximum * watermark
+end
+while dropped < limit and above_watermark() do
+    local oldest = redis.call('ZPOPMIN', FINISHED, 10)
+    if #oldest == 0 then break end
+    for position = 1, #oldest, 2 do
+        local id = oldest[position]
+        local idempotency = redis.call('HGET', record_key(id), 'idempotency')
+        if idempotency then redis.call('DEL', idempotency_key(idempotency)) end
+        redis.call('DEL', record_key(id), log_key(id))
+        dropped = dropped + 1
+    end
+end
+return {NOW_US, #ids, taken_over, expired, cancelled, dropped}

@@ -1,0 +1,172 @@
+-- What every script shares; it is put in front of each. Keys and their fields are described in keys.py.
+--
+-- KEYS[1] is the shard's prefix, "tokenrelay:{shard}:". All keys of a generation share it, and with it their hash slot,
+-- so the scripts build the other names from it.
+--
+-- Time is Redis' own. Numbers that go into a string by `..` would lose digits, so instants are formatted by `digits`.
+
+local PREFIX = KEYS[1]
+local GROUP = 'workers'
+local QUEUED, RUNNING, CANCELLED, EXPIRED = 1, 2, 5, 6  -- tokenrelay.v1.GenerationState; 3 to 6 are terminal
+local CANCEL, CANCEL_AFTER_GRACE, DETACH = 1, 2, 3      -- tokenrelay.v1.DisconnectPolicy
+
+local clock = redis.call('TIME')
+local NOW_US = clock[1] * 1000000 + clock[2]
+local NOW = math.floor(NOW_US / 1000)
+
+local function digits(number)
+    return string.format('%.0f', number)
+end
+
+local function record_key(id) return PREFIX .. 'generation:' .. id end
+local function log_key(id) return PREFIX .. 'log:' .. id end
+local function depth_key(model) return PREFIX .. 'depth:' .. model end
+local function queue_key(queue, model) return PREFIX .. queue .. ':' .. model end
+local function idempotency_key(hash) return PREFIX .. 'idempotency:' .. hash end
+local DUE = PREFIX .. 'due'
+local FINISHED = PREFIX .. 'finished'
+
+-- Returns the named fields of a record as a table, or nil if there is no such record. Absent fields are nil.
+local function read(id, ...)
+    local values = redis.call('HMGET', record_key(id), 'state', ...)
+    if not values[1] then return nil end
+    local record = {state = tonumber(values[1])}
+    for position, name in ipairs({...}) do
+        record[name] = values[position + 1] or nil
+    end
+    return record
+end
+
+-- Opens the way for writes when Redis is out of memory: after one command that needs none, a script may go on.
+-- What was accepted must be able to finish.
+local function allow_out_of_memory()
+    redis.call('PERSIST', PREFIX .. 'nothing')
+end
+
+-- Protobuf's wire format, as much as a tokenrelay.store.v1.FeedEntry needs.
+local function varint(number)
+    local out = ''
+    while number >= 128 do
+        out = out .. string.char(number % 128 + 128)
+        number = math.floor(number / 128)
+    end
+    return out .. string.char(number)
+end
+
+local LOG_ENTRY, TERMINAL = '\26', '\34'  -- tags of FeedEntry.log_entry and FeedEntry.terminal
+
+local function feed_entry(id, sequence, tag, bytes)
+    local body = '\10' .. varint(#id) .. id .. '\16' .. varint(sequence) .. tag .. varint(#bytes) .. bytes
+    return '\10' .. varint(#body) .. body
+end
+
+-- Watchers are kept as "gateway=until gateway=until", until in milliseconds.
+local function each_watcher(watchers)
+    return string.gmatch(watchers or '', '([^ =]+)=(%d+)')
+end
+
+local function publish(watchers, bytes)
+    for gateway in each_watcher(watchers) do
+        redis.call('PUBLISH', 'tokenrelay:feed:' .. gateway, bytes)
+    end
+end
+
+-- Returns the watchers after one gateway's lease was set (lease > 0) or taken away (lease = 0), and the last instant
+-- at which anyone watches. Leases that ran out are dropped.
+local function set_watcher(watchers, gateway, lease)
+    local kept, latest = {}, NOW
+    for name, till in each_watcher(watchers) do
+        if name ~= gateway and tonumber(till) > NOW then
+            kept[#kept + 1] = name .. '=' .. till
+            latest = math.max(latest, tonumber(till))
+        end
+    end
+    if lease > 0 then
+        kept[#kept + 1] = gateway .. '=' .. digits(NOW + lease)
+        latest = math.max(latest, NOW + lease)
+    end
+    return table.concat(kept, ' '), latest
+end
+
+-- Returns when a generation is to be cancelled if nobody watches it after `latest`, or nil for never.
+local function cancel_instant(policy, grace, latest)
+    if policy == DETACH then return nil end
+    if policy == CANCEL_AFTER_GRACE then return latest + grace end
+    return latest
+end
+
+-- Makes sure that reap looks at a generation at an instant or before.
+local function look_at(id, instant)
+    if instant then redis.call('ZADD', DUE, 'LT', instant, id) end
+end
+
+-- Takes a queue entry out for good.
+local function remove_entry(queue, model, entry)
+    local key = queue_key(queue, model)
+    redis.call('XACK', key, GROUP, entry)
+    redis.call('XDEL', key, entry)
+end
+
+local function count_depth(model, generations, bytes)
+    redis.call('HINCRBY', depth_key(model), 'generations', generations)
+    redis.call('HINCRBY', depth_key(model), 'bytes', bytes)
+end
+
+-- Fields that conclude needs.
+local CONCLUDE = {'model', 'last', 'queue', 'entry', 'size', 'watchers', 'idempotency'}
+
+-- Ends a generation: its terminal record, its state, the expiry of all its keys, and its queue entry's end.
+local function conclude(id, record, state, terminal, retention)
+    allow_out_of_memory()
+    redis.call('XADD', log_key(id), record.last .. '-1', 't', terminal)
+    redis.call('HSET', record_key(id), 'state', state, 'finished_us', NOW_US, 'expires', NOW + retention)
+    redis.call('HDEL', record_key(id), 'spec', 'cancel_at', 'watchers', 'lease')
+    redis.call('PEXPIRE', record_key(id), retention)
+    redis.call('PEXPIRE', log_key(id), retention)
+    if record.idempotency then redis.call('PEXPIRE', idempotency_key(record.idempotency), retention) end
+    redis.call('ZREM', DUE, id)
+    redis.call('ZADD', FINISHED, NOW, id)
+    remove_entry(record.queue, record.model, record.entry)
+    if record.state == QUEUED then count_depth(record.model, -1, -tonumber(record.size)) end
+    publish(record.watchers, feed_entry(id, tonumber(record.last), TERMINAL, terminal))
+end
+
+-- Puts a generation to the front of its queue.
+local function requeue(id, record)
+    allow_out_of_memory()
+    remove_entry(record.queue, record.model, record.entry)
+    local entry = redis.call('XADD', queue_key('returned', record.model), '*', 'id', id)
+    redis.call('HSET', record_key(id), 'state', QUEUED, 'queue', 'returned', 'entry', entry)
+    redis.call('HDEL', record_key(id), 'lease', 'owner', 'fence')
+    if record.state == RUNNING then count_depth(record.model, 1, tonumber(record.size)) end
+end
+
+-- Tells the owner that something about a generation is to be looked at: it renews and so learns what.
+local function tell_owner(record, id)
+    if record.owner then redis.call('PUBLISH', 'tokenrelay:worker:' .. record.owner, id) end
+end
+
+local function passed(instant)
+    return instant ~= nil and tonumber(instant) <= NOW
+end
+
+-- Why a queued generation may not be started any more: its terminal state and record, or nil if it may.
+local function overdue(record, terminals)
+    if passed(record.cancel_at) then return CANCELLED, terminals.cancelled end
+    if passed(record.deadline) then return EXPIRED, terminals.deadline end
+    if passed(record.queue_deadline) then return EXPIRED, terminals.queue_timeout end
+    return nil
+end
+
+-- The earliest instant at which something must be decided about a generation, or nil.
+local function next_look(record)
+    local limit = record.queue_deadline
+    if record.state == RUNNING then limit = record.lease end
+    local earliest = math.huge
+    for _, name in ipairs({'cancel_at', 'deadline'}) do
+        earliest = math.min(earliest, tonumber(record[name] or math.huge))
+    end
+    earliest = math.min(earliest, tonumber(limit or math.huge))
+    if earliest == math.huge then return nil end
+    return earliest
+end

@@ -1,0 +1,423 @@
+"""Generations in Redis: accept, watch, claim, append, finish, hand back, cancel, reap. One method a script.
+
+Every method may be called again with the same arguments after an unknown outcome.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
+
+from tokenrelay.errors import GenerationNotFoundError, IdempotencyConflictError, QueueFullError, StoreFullError
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.token_log import keys, terminals
+from tokenrelay.token_log.connection import NoSuchGroupError, RedisConnection, Script
+from tokenrelay.token_log.records import Record, as_mapping
+from tokenrelay.v1 import generation_pb2
+
+PAGE = 512  # log entries read at a time
+
+Item = tuple[str, Sequence[Any]]  # a generation's id and its part of a script's arguments
+Read = TypeVar("Read")
+
+
+class Outcome(StrEnum):
+    """What a script says of one generation."""
+
+    OK = "OK"
+    CANCEL = "CANCEL"
+    FENCED = "FENCED"
+    GAP = "GAP"
+
+
+@dataclass(frozen=True)
+class StoreLimits:
+    """How long and how much is kept.
+
+    Attributes:
+        retention_ms: how long records and logs stay after their end.
+        lease_ms: how long an owner may go without renewing.
+        queued_generations: how many may wait for one model in one shard.
+        queued_bytes: how many bytes of prompts these may have.
+        accept_below: share of maxmemory above which nothing is accepted.
+        drop_above: share of maxmemory above which the oldest finished generations go early.
+    """
+
+    retention_ms: int = 3_600_000
+    lease_ms: int = 5_000
+    queued_generations: int = 10_000
+    queued_bytes: int = 256 * 1024 * 1024
+    accept_below: float = 0.9
+    drop_above: float = 0.8
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A generation to be accepted. Durations in milliseconds, 0 for no limit."""
+
+    generation_id: str
+    job: store_pb2.Job
+    spec: bytes
+    request_hash: str
+    idempotency_key: str
+    queue_timeout_ms: int
+    time_limit_ms: int
+    policy: generation_pb2.DisconnectPolicy
+    grace_ms: int
+
+
+class Accepted(NamedTuple):
+    """Which generation a submission became. It was not created if its idempotency key stood for it already."""
+
+    generation_id: str
+    created: bool
+
+
+class QueueEntry(NamedTuple):
+    """A waiting generation that was read from a queue."""
+
+    generation_id: str
+    queue: str
+    entry: str
+
+
+class Claim(NamedTuple):
+    """A generation that the caller owns now."""
+
+    fence: str
+    epoch: int
+    record: Record
+
+
+class Addition(NamedTuple):
+    """A log entry to append, a serialized LogEntry; sequences before and after it."""
+
+    generation_id: str
+    fence: str
+    before: int
+    after: int
+    entry: bytes
+
+
+class Ending(NamedTuple):
+    """A generation to end."""
+
+    generation_id: str
+    fence: str
+    last: int
+    terminal: store_pb2.Terminal
+
+
+class Standing(NamedTuple):
+    """Where a watched generation stands."""
+
+    state: generation_pb2.GenerationState
+    last: int
+
+
+class LogItem(NamedTuple):
+    """One entry of a token log: new tokens, or the terminal record."""
+
+    sequence: int
+    entry: store_pb2.LogEntry | None
+    terminal: store_pb2.Terminal | None
+
+
+class Reaped(NamedTuple):
+    """What one pass of reap did."""
+
+    looked_at: int
+    taken_over: int
+    expired: int
+    cancelled: int
+    dropped_early: int
+
+
+class Depth(NamedTuple):
+    """How much waits for a model."""
+
+    generations: int
+    bytes: int
+
+
+class GenerationStore:
+    """The scripts as typed calls. Errors are those of RedisConnection unless a method names others."""
+
+    def __init__(self, connection: RedisConnection, limits: StoreLimits, shards: int = 1) -> None:
+        self.connection = connection
+        self.limits = limits
+        self.shards = range(shards)
+        self._scripts = {
+            name: Script.load(name)
+            for name in ("submit", "watch", "claim", "renew", "append", "finish", "release", "cancel", "reap")
+        }
+        self._cancelled = terminals.cancelled().SerializeToString()
+        self._past_deadline = terminals.past_deadline().SerializeToString()
+        self._past_queue_timeout = terminals.past_queue_timeout().SerializeToString()
+
+    async def submit(self, submission: Submission, gateway: str, watch_ms: int) -> Accepted:
+        """Accepts a generation, watched by a gateway if watch_ms is not 0.
+
+        Raises:
+            IdempotencyConflictError: the key stands for another request.
+            QueueFullError: the model's queue has reached a bound.
+            StoreFullError: Redis is above its watermark.
+        """
+        limits, job = self.limits, submission.job.SerializeToString()
+        idempotency = keys.idempotency_hash(submission.idempotency_key) if submission.idempotency_key else ""
+        status, *details = await self.connection.run(
+            self._scripts["submit"],
+            keys.prefix(_shard(submission.generation_id)),
+            *(submission.generation_id, submission.job.model, job, submission.spec, len(job) + len(submission.spec)),
+            *(submission.request_hash, idempotency, submission.queue_timeout_ms, submission.time_limit_ms),
+            *(submission.policy, submission.grace_ms, gateway if watch_ms else "", watch_ms),
+            *(limits.queued_generations, limits.queued_bytes, limits.accept_below),
+        )
+        if status in (b"CREATED", b"JOINED"):
+            return Accepted(details[0].decode(), status == b"CREATED")
+        if status == b"CONFLICT":
+            raise IdempotencyConflictError("idempotency_key: it belongs to another request")
+        if status == b"FULL":
+            raise _queue_full(details[0], details[1], limits)
+        raise StoreFullError(
+            f"Redis uses {details[0]} of {details[1]} bytes; new work is accepted below {limits.accept_below:.0%}",
+            retry_after=5.0,
+        )
+
+    async def watch(self, gateway: str, watch_ms: int, ids: Sequence[str]) -> list[Standing | None]:
+        """Sets a gateway's watch on generations, or takes it away with watch_ms 0; None for what is gone."""
+        return await self._per_shard(
+            "watch",
+            (gateway, watch_ms, self.limits.retention_ms, self._cancelled),
+            [(generation_id, (generation_id,)) for generation_id in ids],
+            lambda reply: None if reply == b"GONE" else Standing(*reply),
+        )
+
+    async def claim(
+        self, model: str, fingerprint: str, worker: str, wanted: Sequence[tuple[QueueEntry, str]]
+    ) -> list[Claim | None]:
+        """Makes a worker the owner of read entries, each with a nonce; None for what it may not have."""
+        limits = self.limits
+        replies = await self._per_shard(
+            "claim",
+            (
+                *(model, fingerprint, worker, limits.lease_ms, limits.retention_ms),
+                *(self._cancelled, self._past_deadline, self._past_queue_timeout),
+            ),
+            [(entry.generation_id, (entry.generation_id, nonce, entry.queue, entry.entry)) for entry, nonce in wanted],
+            lambda reply: reply,
+        )
+        return [
+            Claim(reply[1].decode(), reply[2], Record.parse(entry.generation_id, as_mapping(reply[3])))
+            if reply[0] == b"CLAIMED"
+            else None
+            for (entry, _), reply in zip(wanted, replies, strict=True)
+        ]
+
+    async def append(self, additions: Sequence[Addition]) -> list[Outcome]:
+        """Appends a frame; one outcome per addition."""
+        return await self._per_shard("append", (self.limits.lease_ms,), _addition_items(additions), _outcome)
+
+    async def finish(self, endings: Sequence[Ending]) -> list[Outcome]:
+        """Ends owned generations."""
+        return await self._per_shard("finish", (self.limits.retention_ms,), _ending_items(endings), _outcome)
+
+    async def append_and_finish(
+        self, additions: Sequence[Addition], endings: Sequence[Ending]
+    ) -> tuple[list[Outcome], list[Outcome]]:
+        """Does append, then finish, over one round trip."""
+        appends = self._batches("append", (self.limits.lease_ms,), _addition_items(additions))
+        finishes = self._batches("finish", (self.limits.retention_ms,), _ending_items(endings))
+        replies = await self.connection.run_together([batch.call for batch in (*appends, *finishes)])
+        return (
+            _in_order(appends, replies[: len(appends)], len(additions), _outcome),
+            _in_order(finishes, replies[len(appends) :], len(endings), _outcome),
+        )
+
+    async def renew(self, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """Renews the leases on generations, each with its fence."""
+        items = [(generation_id, (generation_id, fence)) for generation_id, fence in owned]
+        return await self._per_shard("renew", (self.limits.lease_ms,), items, _outcome)
+
+    async def release(self, model: str, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """Hands owned generations, each with its fence, back to the front of the model's queue."""
+        items = [(generation_id, (generation_id, fence, "", "")) for generation_id, fence in owned]
+        return await self._per_shard("release", (model,), items, _outcome)
+
+    async def return_unclaimed(self, model: str, entries: Sequence[QueueEntry]) -> list[Outcome]:
+        """Hands entries that were read but never claimed back to the front of the model's queue."""
+        items = [(entry.generation_id, (entry.generation_id, "", entry.queue, entry.entry)) for entry in entries]
+        return await self._per_shard("release", (model,), items, _outcome)
+
+    async def cancel(self, generation_id: str) -> generation_pb2.GenerationState:
+        """Cancels a generation and returns where it stands; RUNNING means that its owner was told.
+
+        Raises:
+            GenerationNotFoundError: there is none, or no longer.
+        """
+        (state,) = await self.connection.run(
+            self._scripts["cancel"],
+            keys.prefix(self.shard(generation_id)),
+            *(generation_id, self.limits.retention_ms, self._cancelled),
+        )
+        if state == 0:
+            raise not_found(generation_id)
+        return generation_pb2.GenerationState.ValueType(state)
+
+    async def reap(self, shard: int, limit: int = 200) -> Reaped:
+        """Decides what time has decided in a shard."""
+        limits = self.limits
+        counts = await self.connection.run(
+            self._scripts["reap"],
+            keys.prefix(shard),
+            *(limit, limits.lease_ms, limits.retention_ms),
+            *(self._cancelled, self._past_deadline, self._past_queue_timeout, limits.drop_above),
+        )
+        return Reaped(*counts)
+
+    async def read_record(self, generation_id: str) -> Record:
+        """Raises GenerationNotFoundError if there is none, or no longer."""
+        fields = await self.connection.hash(keys.record(generation_id, self.shard(generation_id)))
+        if not fields:
+            raise not_found(generation_id)
+        return Record.parse(generation_id, fields)
+
+    async def read_log(self, generation_id: str, after: int) -> list[LogItem]:
+        """Reads a page of a token log after a sequence, the terminal record included. Shorter than PAGE: there is no more."""
+        key = keys.log(generation_id, self.shard(generation_id))
+        found = await self.connection.range(key, f"{after}-0", PAGE)
+        return [_log_item(entry, fields) for entry, fields in found]
+
+    async def logs_ahead(self, positions: Mapping[str, int]) -> set[str]:
+        """Returns the ids of the generations whose logs have more than a sequence."""
+        by_log = {keys.log(name, self.shard(name)): (name, position) for name, position in positions.items()}
+        ahead: set[str] = set()
+        for shard in self.shards:
+            prefix = keys.prefix(shard)
+            streams = {key: f"{position}-0" for key, (_, position) in by_log.items() if key.startswith(prefix)}
+            if streams:
+                ahead |= {by_log[key][0] for key in await self.connection.newer(streams)}
+        return ahead
+
+    async def depth(self, model: str) -> Depth:
+        """Returns how much waits for a model, over all shards."""
+        generations = size = 0
+        for shard in self.shards:
+            fields = await self.connection.hash(keys.depth(model, shard))
+            generations += int(fields.get(b"generations", 0))
+            size += int(fields.get(b"bytes", 0))
+        return Depth(generations, size)
+
+    async def prepare_queues(self, model: str) -> None:
+        """Makes sure that a model's queues and their consumer groups exist."""
+        for shard in self.shards:
+            for name in (keys.RETURNED, keys.JOBS):
+                await self.connection.ensure_group(keys.queue(name, model, shard), keys.GROUP)
+
+    async def read_queue(self, model: str, worker: str, count: int, shard: int, *, block: bool) -> list[QueueEntry]:
+        """Reads waiting generations, handed-back ones first; empty after about a second without any."""
+        streams = [keys.queue(name, model, shard) for name in (keys.RETURNED, keys.JOBS)]
+        try:
+            found = await self.connection.read_group(keys.GROUP, worker, streams, count, block=block)
+        except NoSuchGroupError:
+            await self.prepare_queues(model)
+            return []
+        return [
+            QueueEntry(fields[b"id"].decode(), keys.RETURNED if stream == streams[0] else keys.JOBS, entry)
+            for stream, entry, fields in found
+        ]
+
+    def shard(self, generation_id: str) -> int:
+        """Returns the shard of an id from outside.
+
+        Raises:
+            GenerationNotFoundError: it is no id of ours.
+        """
+        shard = keys.shard_of(generation_id)
+        if shard is None or shard not in self.shards:
+            raise not_found(generation_id)
+        return shard
+
+    async def _per_shard(
+        self, script: str, shared: Sequence[Any], items: Sequence[Item], read: Callable[[Any], Read]
+    ) -> list[Read]:
+        """Runs a batch script once per shard and returns the replies in the items' order."""
+        batches = self._batches(script, shared, items)
+        replies = await self.connection.run_together([batch.call for batch in batches])
+        return _in_order(batches, replies, len(items), read)
+
+    def _batches(self, script: str, shared: Sequence[Any], items: Sequence[Item]) -> list["_Batch"]:
+        by_shard: dict[int, list[int]] = {}
+        for position, (generation_id, _) in enumerate(items):
+            by_shard.setdefault(_shard(generation_id), []).append(position)
+        return [
+            _Batch(
+                (
+                    self._scripts[script],
+                    keys.prefix(shard),
+                    [*shared, *chain.from_iterable(items[position][1] for position in positions)],
+                ),
+                positions,
+            )
+            for shard, positions in by_shard.items()
+        ]
+
+
+class _Batch(NamedTuple):
+    """A script call on one shard, and which items it is about."""
+
+    call: tuple[Script, str, Sequence[Any]]
+    positions: list[int]
+
+
+def _in_order(
+    batches: Sequence[_Batch], replies: Sequence[Sequence[Any]], count: int, read: Callable[[Any], Read]
+) -> list[Read]:
+    by_position = {
+        position: read(one)
+        for batch, reply in zip(batches, replies, strict=True)
+        for position, one in zip(batch.positions, reply, strict=True)
+    }
+    return [by_position[position] for position in range(count)]
+
+
+def _addition_items(additions: Sequence[Addition]) -> list[Item]:
+    return [(addition.generation_id, addition) for addition in additions]
+
+
+def _ending_items(endings: Sequence[Ending]) -> list[Item]:
+    return [
+        (ending.generation_id, (*ending[:3], ending.terminal.state, ending.terminal.SerializeToString()))
+        for ending in endings
+    ]
+
+
+def not_found(generation_id: str) -> GenerationNotFoundError:
+    """Returns the error for an unknown and for an expired id alike."""
+    return GenerationNotFoundError(f"generation_id: there is no generation {generation_id[:64]!r}, or no longer")
+
+
+def _shard(generation_id: str) -> int:
+    shard = keys.shard_of(generation_id)
+    assert shard is not None
+    return shard
+
+
+def _outcome(reply: bytes) -> Outcome:
+    return Outcome(reply.decode())
+
+
+def _queue_full(generations: int, size: int, limits: StoreLimits) -> QueueFullError:
+    return QueueFullError(
+        f"the model's queue is full: {generations} of {limits.queued_generations} generations, "
+        f"{size} of {limits.queued_bytes} bytes",
+        retry_after=1.0,
+    )
+
+
+def _log_item(entry_id: str, fields: Mapping[bytes, bytes]) -> LogItem:
+    sequence = int(entry_id.partition("-")[0])
+    if b"t" in fields:
+        return LogItem(sequence, None, store_pb2.Terminal.FromString(fields[b"t"]))
+    return LogItem(sequence, store_pb2.LogEntry.FromString(fields[b"e"]), None)

@@ -1,0 +1,33 @@
+"""The terminal records that scripts write by themselves, when no worker is there to do it."""
+
+from tokenrelay.errors import GenerationCancelledError, GenerationExpiredError, TokenrelayError
+from tokenrelay.status import to_status
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.v1 import generation_pb2
+
+RETRY_AFTER_QUEUE_TIMEOUT = 1.0  # seconds; the queue may have become shorter
+
+
+def of_error(state: generation_pb2.GenerationState, error: TokenrelayError) -> store_pb2.Terminal:
+    """Returns the terminal record of a generation that ended by an error."""
+    return store_pb2.Terminal(state=state, error=to_status(error))
+
+
+def cancelled() -> store_pb2.Terminal:
+    return of_error(
+        generation_pb2.GENERATION_STATE_CANCELLED, GenerationCancelledError("the generation was cancelled")
+    )
+
+
+def past_deadline() -> store_pb2.Terminal:
+    return of_error(
+        generation_pb2.GENERATION_STATE_EXPIRED,
+        GenerationExpiredError("the call's deadline or time_limit passed before the generation was finished"),
+    )
+
+
+def past_queue_timeout() -> store_pb2.Terminal:
+    error = GenerationExpiredError(
+        "queue_timeout passed before a worker took the generation", retry_after=RETRY_AFTER_QUEUE_TIMEOUT
+    )
+    return of_error(generation_pb2.GENERATION_STATE_EXPIRED, error)
