@@ -54,9 +54,7 @@ class TokenrelayError(Exception):
     code: ClassVar[int] = code_pb2.UNKNOWN
     reason: ClassVar[str] = "UNKNOWN"
 
-    def __init__(
-        self, message: str, *, retry_after: float | None = None, violations: Sequence[FieldViolation] = ()
-    ) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, violations: Sequence[FieldViolation] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
@@ -189,6 +187,7 @@ class InternalError(TokenrelayError):
     code = code_pb2.INTERNAL
     reason = "INTERNAL"
 
-    def __init__(self, error_id: str) -> None:
-        super().__init__(f"internal error; the server's log has it under error_id {error_id}")
-        self.error_id = error_id
+    @classmethod
+    def logged_as(cls, error_id: str) -> "InternalError":
+        """Returns the error whose traceback is in the log under an id."""
+        return cls(f"internal error; the server's log has it under error_id {error_id}")

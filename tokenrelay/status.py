@@ -46,7 +46,7 @@ def from_status(status: status_pb2.Status) -> TokenrelayError:
             violations = [FieldViolation(violation.field, violation.description) for violation in bad.field_violations]
         elif packed.Unpack(retry):
             retry_after = retry.retry_delay.ToMilliseconds() / 1000
-    return _build(_class_of(status.code, reason), status.message, retry_after, violations)
+    return _class_of(status.code, reason)(status.message, retry_after=retry_after, violations=violations)
 
 
 def _class_of(code: int, reason: str) -> type[TokenrelayError]:
@@ -64,13 +64,3 @@ def _subclasses(parent: type[TokenrelayError]) -> Iterator[type[TokenrelayError]
     for child in parent.__subclasses__():
         yield child
         yield from _subclasses(child)
-
-
-def _build(
-    kind: type[TokenrelayError], text: str, retry_after: float | None, violations: list[FieldViolation]
-) -> TokenrelayError:
-    if kind is errors.InternalError:
-        internal = errors.InternalError("unknown")
-        internal.message, internal.args = text, (text,)
-        return internal
-    return kind(text, retry_after=retry_after, violations=violations)

@@ -11,8 +11,9 @@ from tokenrelay.errors import (
     QueueFullError,
     StoreFullError,
 )
+from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
-from tokenrelay.token_log.store import Depth, GenerationStore, Outcome, StoreLimits
+from tokenrelay.token_log.store import Addition, Depth, GenerationStore, Outcome, StoreLimits
 from tokenrelay.v1 import generation_pb2
 
 
@@ -47,7 +48,11 @@ async def test_leaves_nothing_behind_but_what_expires(bench: Bench) -> None:
     await bench.append(claim, 0, 1)
     await bench.finish(claim, 1)
     client = bench.store.connection._commands
-    for name in (keys.record(generation_id, 0), keys.log(generation_id, 0), f"{keys.prefix(0)}idempotency:{keys.idempotency_hash('k')}"):
+    for name in (
+        keys.record(generation_id, 0),
+        keys.log(generation_id, 0),
+        f"{keys.prefix(0)}idempotency:{keys.idempotency_hash('k')}",
+    ):
         assert 0 < await client.pttl(name) <= 60_000, name
     for queue in (keys.JOBS, keys.RETURNED):
         stream = keys.queue(queue, MODEL, 0)
@@ -138,9 +143,6 @@ async def test_append_refuses_gaps_and_overlaps_and_ignores_repeats(bench: Bench
 
 
 async def test_one_stale_item_does_not_fail_a_frame(bench: Bench) -> None:
-    from tokenrelay.store.v1 import store_pb2
-    from tokenrelay.token_log.store import Addition
-
     ids = [await bench.submit() for _ in range(3)]
     claims = [await bench.take() for _ in range(3)]
     entry = store_pb2.LogEntry(token_count=1).SerializeToString()
@@ -162,7 +164,10 @@ async def test_a_taken_over_worker_can_write_nothing(bench: Bench) -> None:
     assert await bench.store.renew([(generation_id, old.fence)]) == [Outcome.FENCED]
     assert await bench.store.release(MODEL, [(generation_id, old.fence)]) == [Outcome.FENCED]
     assert await bench.append(new, 1, 2) is Outcome.OK
-    assert [len(new.record.lost_attempts), new.record.lost_attempts[0].appended_us > new.record.lost_attempts[0].claimed_us] == [1, True]
+    assert [
+        len(new.record.lost_attempts),
+        new.record.lost_attempts[0].appended_us > new.record.lost_attempts[0].claimed_us,
+    ] == [1, True]
 
 
 async def test_finish_is_idempotent_and_final(bench: Bench) -> None:
@@ -310,7 +315,9 @@ async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench) -
     assert await bench.state(ids[-1]) == "FINISHED"
 
 
-@pytest.mark.parametrize("name", ["", "x", "0-", "0-" + "g" * 32, "7-" + "0" * 32, "0-" + "0" * 32, "-1-" + "0" * 32, "0-" + "A" * 32])
+@pytest.mark.parametrize(
+    "name", ["", "x", "0-", "0-" + "g" * 32, "7-" + "0" * 32, "0-" + "0" * 32, "-1-" + "0" * 32, "0-" + "A" * 32]
+)
 async def test_unknown_and_malformed_ids_are_told_alike(bench: Bench, name: str) -> None:
     with pytest.raises(GenerationNotFoundError, match="there is no generation"):
         await bench.store.read_record(name)

@@ -15,7 +15,17 @@ class RedisServer:
         self.folder = folder
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
-        self._command = [executable, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder), *redis_server.options(), *options]
+        self._command = [
+            executable,
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--dir",
+            str(folder),
+            *redis_server.options(),
+            *options,
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "RedisServer":

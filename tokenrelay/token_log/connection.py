@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import redis.asyncio
 import structlog
@@ -31,10 +31,9 @@ from tokenrelay.errors import StoreFullError, StoreUnavailableError
 
 log = structlog.get_logger(__name__)
 
-Result = TypeVar("Result")
-
 COMMAND_TIMEOUT = 10.0  # seconds; a slow fsync is waited for, a half-open connection is not
 BLOCK_MARGIN = 5.0  # seconds that a blocking read's socket waits longer than Redis blocks
+PENDING_PAGE = 200  # pending entries looked at in one go
 PING_INTERVAL, SILENCE = 2.0, 7.0  # seconds without a message until a ping, and until a subscription counts as broken
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 0.5  # seconds between tries
 OLDEST_VERSION = (6, 2)
@@ -90,9 +89,7 @@ class RedisConnection:
         self._blocking = redis.asyncio.Redis.from_url(
             url, retry=never_retry, socket_timeout=block + BLOCK_MARGIN, socket_connect_timeout=2.0
         )
-        self._channels = redis.asyncio.Redis.from_url(
-            url, retry=never_retry, socket_timeout=None, socket_connect_timeout=2.0
-        )
+        self._channels = redis.asyncio.Redis.from_url(url, retry=never_retry, socket_timeout=None, socket_connect_timeout=2.0)
 
     async def close(self) -> None:
         for client in (self._commands, self._blocking, self._channels):
@@ -147,7 +144,7 @@ class RedisConnection:
     async def read_clock(self) -> None:
         """Reads Redis' clock; raises StoreUnavailableError if Redis does not answer now."""
         asked = time.monotonic_ns()
-        seconds, microseconds = await self._once(lambda: self._commands.time())
+        seconds, microseconds = await self._once(self._commands.time)
         self.clock.observe(asked, (seconds * 1_000_000 + microseconds) * 1000, time.monotonic_ns())
 
     async def run(self, script: Script, prefix: str, *arguments: Any, patience: float | None = None) -> list[Any]:
@@ -157,7 +154,8 @@ class RedisConnection:
             StoreUnavailableError: Redis stayed away for longer than the patience. The script may have run.
             StoreFullError: Redis is out of memory.
         """
-        return await self._retried(lambda: self._evaluate(script, prefix, arguments), patience)
+        reply: list[Any] = await self._retried(lambda: self._evaluate(script, prefix, arguments), patience)
+        return reply
 
     async def _evaluate(self, script: Script, prefix: str, arguments: Sequence[Any]) -> list[Any]:
         started = time.monotonic_ns()
@@ -170,7 +168,8 @@ class RedisConnection:
 
     async def run_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[list[Any]]:
         """Runs several scripts in order over one round trip; otherwise as run."""
-        return await self._retried(lambda: self._evaluate_together(calls))
+        replies: list[list[Any]] = await self._retried(lambda: self._evaluate_together(calls))
+        return replies
 
     async def _evaluate_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[list[Any]]:
         started = time.monotonic_ns()
@@ -186,9 +185,10 @@ class RedisConnection:
 
     async def hash(self, key: str) -> dict[bytes, bytes]:
         """Reads a hash; empty if there is none."""
-        return await self._retried(lambda: self._commands.hgetall(key))
+        fields: dict[bytes, bytes] = await self._retried(lambda: self._commands.hgetall(key))
+        return fields
 
-    async def _retried(self, call: Callable[[], Awaitable[Result]], patience: float | None = None) -> Result:
+    async def _retried(self, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
         """Calls until it goes through or the patience is over."""
         give_up_at = time.monotonic() + (self.patience if patience is None else patience)
         backoff = FIRST_BACKOFF
@@ -201,7 +201,7 @@ class RedisConnection:
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 
-    async def _once(self, call: Callable[[], Awaitable[Result]]) -> Result:
+    async def _once(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """Calls once and translates what redis-py raises."""
         try:
             return await call()
@@ -251,9 +251,42 @@ class RedisConnection:
         reply = await self._retried(lambda: self._commands.xrange(stream, min=f"({after}", count=count))
         return [(entry.decode(), fields) for entry, fields in reply]
 
+    async def first_unread(self, stream: str, group: str) -> str | None:
+        """Returns the id of a stream's first entry that no consumer of a group has read; None if there is none."""
+        try:
+            groups = await self._retried(lambda: self._commands.xinfo_groups(stream))
+        except ResponseError:
+            return None  # there is no such stream
+        for found in groups:
+            if found["name"] == group.encode():
+                unread = await self.range(stream, found["last-delivered-id"].decode(), 1)
+                return unread[0][0] if unread else None
+        return None
+
+    async def consumers(self, stream: str, group: str) -> list[tuple[str, int]]:
+        """Returns a group's consumers, each with how many entries hang on it; empty if there is no such group."""
+        try:
+            found = await self._retried(lambda: self._commands.xinfo_consumers(stream, group))
+        except (ResponseError, NoSuchGroupError):
+            return []
+        return [(consumer["name"].decode(), consumer["pending"]) for consumer in found]
+
+    async def pending(self, stream: str, group: str, consumer: str, idle_ms: int) -> list[tuple[str, Mapping[bytes, bytes]]]:
+        """Returns entries that hang on a consumer for some time, without those whose content is gone."""
+        found = await self._retried(
+            lambda: self._commands.xpending_range(
+                stream, group, min="-", max="+", count=PENDING_PAGE, consumername=consumer, idle=idle_ms
+            )
+        )
+        entries: list[Any] = []
+        for one in found:
+            name = one["message_id"]
+            entries += await self._retried(lambda name=name: self._commands.xrange(stream, name, name))  # type: ignore[misc]
+        return [(entry.decode(), fields) for entry, fields in entries]
+
     async def newer(self, positions: Mapping[str, str]) -> set[str]:
         """Returns which of some streams have entries after a position."""
-        reply = await self._retried(lambda: self._commands.xread(dict(positions), count=1))
+        reply = await self._retried(lambda: self._commands.xread(cast("dict[Any, Any]", positions), count=1))
         found = reply.keys() if isinstance(reply, dict) else [stream for stream, _ in reply or []]
         return {stream.decode() for stream in found}
 

@@ -6,7 +6,7 @@ that runs every second finds its log ahead.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import structlog
@@ -14,19 +14,25 @@ import structlog
 from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
-from tokenrelay.token_log.store import PAGE, GenerationStore, LogItem
+from tokenrelay.token_log.store import PAGE, GenerationStore, LogItem, Standing
 
 log = structlog.get_logger(__name__)
 
+END_ONLY = "!"  # at the end of a watcher's name: entries are not fed, only the terminal record
 CHECK_INTERVAL = 1.0  # seconds between looks at all open logs
 BUFFER_BYTES = 256 * 1024  # what one follower may hold; past it, it forgets and reads the log again
 
 
 class Follower:
-    """One reader's place in one token log."""
+    """One reader's place in one token log.
 
-    def __init__(self, store: GenerationStore, generation_id: str, after: int) -> None:
+    Attributes:
+        watcher: the name under which its gateway watches the generation; see END_ONLY.
+    """
+
+    def __init__(self, store: GenerationStore, generation_id: str, after: int, watcher: str) -> None:
         self.generation_id = generation_id
+        self.watcher = watcher
         self._store = store
         self._position = after  # the last sequence that was handed out
         self._buffer: list[LogItem] = []
@@ -46,14 +52,13 @@ class Follower:
 
     def push(self, item: LogItem, size: int) -> None:
         """Takes an item of the feed if it is the next one."""
+        if self._must_read or item.sequence < self._buffered_to or (self._buffer and self._buffer[-1].terminal):
+            return
+        follows = item.sequence == self._buffered_to
         if item.entry is not None:
-            if item.sequence <= self._buffered_to:
+            if follows:
                 return
             follows = item.sequence - item.entry.token_count == self._buffered_to
-        else:
-            follows = item.sequence == self._buffered_to
-        if self._must_read:
-            return
         if not follows or self._buffered_bytes + size > BUFFER_BYTES:
             self.reread()
             return
@@ -135,35 +140,55 @@ class Feed:
     """
 
     def __init__(self, store: GenerationStore, gateway: str, watch_ms: int) -> None:
-        self.gateway = gateway
         self.watch_ms = watch_ms
+        self._gateway = gateway
         self._store = store
         self._followers: dict[str, list[Follower]] = {}
 
     def __len__(self) -> int:
         return sum(len(followers) for followers in self._followers.values())
 
-    def follow(self, generation_id: str, after: int, *, from_log: bool) -> Follower:
+    def follow(self, generation_id: str, after: int, *, from_log: bool, end_only: bool = False) -> Follower:
         """Starts to follow. To be called before the watch is set, so that nothing is missed in between.
 
         Args:
+            generation_id: what to follow.
             after: the sequence after which to begin.
             from_log: whether the log may hold something already.
+            end_only: whether only the terminal record is wanted; what comes before it may be left out.
         """
-        follower = Follower(self._store, generation_id, after)
+        follower = Follower(self._store, generation_id, after, self._gateway + (END_ONLY if end_only else ""))
         if from_log:
             follower.reread()
         self._followers.setdefault(generation_id, []).append(follower)
         return follower
 
     def unfollow(self, follower: Follower) -> bool:
-        """Stops following; returns whether that was the last follower of its generation here."""
+        """Stops following; returns whether that was the last one of its generation under its watcher's name here."""
         followers = self._followers.get(follower.generation_id, [])
         with suppress(ValueError):
             followers.remove(follower)
         if not followers:
             self._followers.pop(follower.generation_id, None)
-        return not followers
+        return all(other.watcher != follower.watcher for other in followers)
+
+    async def watch(self, follower: Follower) -> Standing | None:
+        """Sets this gateway's watch on a follower's generation; returns where it stands, None if it is gone."""
+        (standing,) = await self._store.watch(follower.watcher, self.watch_ms, [follower.generation_id])
+        return standing
+
+    async def unwatch(self, follower: Follower) -> None:
+        """Takes this gateway's watch away, which may start the generation's disconnect policy."""
+        await self._store.watch(follower.watcher, 0, [follower.generation_id])
+
+    def fail_all(self, error: TokenrelayError) -> None:
+        """Ends all following with an error."""
+        for follower in self._all():
+            follower.fail(error)
+
+    def _all(self) -> Iterator[Follower]:
+        for followers in self._followers.values():
+            yield from followers
 
     async def run(self) -> None:
         """Receives, checks and renews until cancelled."""
@@ -173,9 +198,10 @@ class Feed:
             tasks.create_task(self._repeat(self.renew_once, self.watch_ms / 3000))
 
     async def _receive(self) -> None:
-        async for message in self._store.connection.subscribe(keys.feed_channel(self.gateway)):
+        async for message in self._store.connection.subscribe(keys.feed_channel(self._gateway)):
             if message is None:
-                self._reread_all()
+                for follower in self._all():
+                    follower.reread()
             else:
                 self.receive(message)
 
@@ -187,11 +213,6 @@ class Feed:
                 item = _item(entry)
                 for follower in followers:
                     follower.push(item, len(entry.log_entry) or len(entry.terminal))
-
-    def _reread_all(self) -> None:
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.reread()
 
     async def _repeat(self, once: Callable[[], Awaitable[None]], interval: float) -> None:
         while True:
@@ -213,16 +234,18 @@ class Feed:
 
     async def renew_once(self) -> None:
         """Renews the watches; a generation that is gone with followers on it is lost data."""
-        seen = {follower: follower.position for followers in self._followers.values() for follower in followers}
-        ids = list(self._followers)
-        standings = dict(zip(ids, await self._store.watch(self.gateway, self.watch_ms, ids), strict=True))
-        for follower, position in seen.items():
-            standing = standings[follower.generation_id]
-            if standing is None or standing.last < position:
-                follower.fail(DataLossError("the token log is gone, or has lost what was already sent"))
+        by_watcher: dict[str, list[tuple[Follower, int]]] = {}
+        for follower in self._all():
+            by_watcher.setdefault(follower.watcher, []).append((follower, follower.position))
+        for watcher, followers in by_watcher.items():
+            ids = [follower.generation_id for follower, _ in followers]
+            standings = await self._store.watch(watcher, self.watch_ms, ids)
+            for (follower, position), standing in zip(followers, standings, strict=True):
+                if standing is None or standing.last < position:
+                    follower.fail(DataLossError("the token log is gone, or has lost what was already sent"))
 
 
 def _item(entry: store_pb2.FeedEntry) -> LogItem:
     if entry.WhichOneof("kind") == "terminal":
-        return LogItem(entry.sequence, None, store_pb2.Terminal.FromString(entry.terminal))
-    return LogItem(entry.sequence, store_pb2.LogEntry.FromString(entry.log_entry), None)
+        return LogItem(entry.sequence, None, store_pb2.Terminal.FromString(entry.terminal), entry.appended_us)
+    return LogItem(entry.sequence, store_pb2.LogEntry.FromString(entry.log_entry))

@@ -7,8 +7,8 @@ generation, its queue and its idempotency key lies in one slot, so that one scri
 | -------------------------------- | ----------- | --------------------------------------------------------- | ---------------------- |
 | `tokenrelay:{s}:generation:<id>` | hash        | the record; its fields are below                          | expires by retention   |
 | `tokenrelay:{s}:log:<id>`        | stream      | the token log: `<sequence>-0` with field `e`, a LogEntry; | expires by retention   |
-|                                  |             | last `<sequence>-1` with field `t`, a Terminal            |                        |
-| `tokenrelay:{s}:jobs:<model>`    | stream      | new generations that wait: field `id`; group `workers`    | entries by finish      |
+|                                  |             | last `<sequence>-1` with `t`, a Terminal, and `at`, its µs |                       |
+| `tokenrelay:{s}:jobs:<model>`    | stream      | new generations that wait: fields `id`, `n`; group `workers` | entries by finish  |
 | `tokenrelay:{s}:returned:<model>`| stream      | the same for handed-back ones, read first                 | entries by finish      |
 | `tokenrelay:{s}:depth:<model>`   | hash        | `generations` and `bytes` that wait                       | never; it is small     |
 | `tokenrelay:{s}:idempotency:<h>` | string      | the id that an idempotency key, by its hash, stands for   | expires by retention   |
@@ -28,13 +28,13 @@ Fields of a record, instants in milliseconds of Redis' clock unless the name end
 | field                               | holds                                                                           |
 | ----------------------------------- | ------------------------------------------------------------------------------- |
 | `state`                             | number of tokenrelay.v1.GenerationState                                         |
-| `model`, `job`, `spec`              | the model; a store Job; the serialized GenerationSpec, dropped at the end       |
+| `model`, `n`, `job`, `spec`         | the model; choices; a store Job; the serialized GenerationSpec, dropped at the end |
 | `size`, `request_hash`              | bytes counted in `depth`; SHA-256 of the request                                |
 | `idempotency`                       | hash of the idempotency key, if there is one                                    |
 | `queue`, `entry`                    | where its queue entry is: `jobs` or `returned`, and the entry's id              |
 | `last`                              | the last sequence in the log                                                    |
 | `epoch`, `fence`, `owner`, `lease`  | attempt number; `epoch:nonce`; the owning worker; until when it owns            |
-| `policy`, `grace`, `watchers`       | DisconnectPolicy; its grace in ms; `gateway=until` pairs                        |
+| `policy`, `grace`, `watchers`       | DisconnectPolicy; its grace in ms; `gateway=until`, `gateway!=until` for the end only |
 | `queue_deadline`, `deadline`        | when it expires in the queue; when it expires anywhere                          |
 | `cancel_at`                         | when it is to be cancelled unless somebody watches longer                       |
 | `submitted_us`, `started_us`        | accepted; first claimed                                                         |

@@ -8,14 +8,6 @@ from tokenrelay.v1 import generation_pb2
 
 
 @dataclass(frozen=True)
-class LostAttempt:
-    """An attempt before the last one; instants in microseconds of Redis' clock."""
-
-    claimed_us: int
-    appended_us: int
-
-
-@dataclass(frozen=True)
 class Record:
     """A generation's record. Instants are of Redis' clock; None is what has not happened or is not limited.
 
@@ -27,7 +19,7 @@ class Record:
     """
 
     generation_id: str
-    state: generation_pb2.GenerationState
+    state: generation_pb2.GenerationState.ValueType
     job: store_pb2.Job
     spec: bytes
     last: int
@@ -40,7 +32,7 @@ class Record:
     finished_us: int | None
     deadline_ms: int | None
     expires_ms: int | None
-    lost_attempts: tuple[LostAttempt, ...]
+    lost_attempts: tuple[store_pb2.LostAttempt, ...]
 
     @classmethod
     def parse(cls, generation_id: str, fields: Mapping[bytes, bytes]) -> "Record":
@@ -71,12 +63,23 @@ class Record:
     def is_terminal(self) -> bool:
         return self.state > generation_pb2.GENERATION_STATE_RUNNING
 
+    def timeline(self) -> store_pb2.Timeline:
+        """Returns what the record knows of when what happened; the last attempt's engine is not in it."""
+        return store_pb2.Timeline(
+            received_us=self.job.received_at_us,
+            enqueue_us=self.job.enqueue_at_us,
+            submitted_us=self.submitted_us,
+            lost_attempts=self.lost_attempts,
+            claimed_us=self.claimed_us or 0,
+            first_logged_us=self.first_us or 0,
+        )
 
-def _parse_history(text: bytes) -> Iterable[LostAttempt]:
+
+def _parse_history(text: bytes) -> Iterable[store_pb2.LostAttempt]:
     for attempt in text.decode().split(";"):
         if attempt:
             claimed, appended = attempt.split(",")
-            yield LostAttempt(int(claimed), int(appended))
+            yield store_pb2.LostAttempt(claimed_us=int(claimed), appended_us=int(appended))
 
 
 def as_mapping(flat: Iterable[bytes]) -> dict[bytes, bytes]:

@@ -52,9 +52,7 @@ class Registry:
         await self._run(worker_id, model, b"")
 
     async def _run(self, worker_id: str, model: str, announcement: bytes) -> None:
-        await self._connection.run(
-            self._announce, keys.REGISTRY_PREFIX, worker_id, model, announcement, FORGET_MS, patience=0
-        )
+        await self._connection.run(self._announce, keys.REGISTRY_PREFIX, worker_id, model, announcement, FORGET_MS, patience=0)
 
     async def live_workers(self) -> set[str]:
         """Returns the ids of the workers that have announced themselves lately."""
@@ -89,9 +87,7 @@ def _parse(value: bytes) -> tuple[int, store_pb2.WorkerAnnouncement]:
     return int(seen_ms), store_pb2.WorkerAnnouncement.FromString(announcement)
 
 
-def _combine(
-    last_seen: model_service_pb2.Model, workers: Iterable[store_pb2.WorkerAnnouncement]
-) -> model_service_pb2.Model:
+def _combine(last_seen: model_service_pb2.Model, workers: Iterable[store_pb2.WorkerAnnouncement]) -> model_service_pb2.Model:
     """Returns a model's description with the counts of its live workers."""
     combined = model_service_pb2.Model()
     combined.CopyFrom(last_seen)

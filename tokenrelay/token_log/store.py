@@ -63,7 +63,7 @@ class Submission:
     idempotency_key: str
     queue_timeout_ms: int
     time_limit_ms: int
-    policy: generation_pb2.DisconnectPolicy
+    policy: generation_pb2.DisconnectPolicy.ValueType
     grace_ms: int
 
 
@@ -75,11 +75,12 @@ class Accepted(NamedTuple):
 
 
 class QueueEntry(NamedTuple):
-    """A waiting generation that was read from a queue."""
+    """A waiting generation that was read from a queue, and how many choices it wants."""
 
     generation_id: str
     queue: str
     entry: str
+    choices: int
 
 
 class Claim(NamedTuple):
@@ -112,16 +113,17 @@ class Ending(NamedTuple):
 class Standing(NamedTuple):
     """Where a watched generation stands."""
 
-    state: generation_pb2.GenerationState
+    state: generation_pb2.GenerationState.ValueType
     last: int
 
 
 class LogItem(NamedTuple):
-    """One entry of a token log: new tokens, or the terminal record."""
+    """One entry of a token log: new tokens, or the terminal record and its instant in microseconds of Redis' clock."""
 
     sequence: int
     entry: store_pb2.LogEntry | None
-    terminal: store_pb2.Terminal | None
+    terminal: store_pb2.Terminal | None = None
+    finished_us: int = 0
 
 
 class Reaped(NamedTuple):
@@ -150,13 +152,13 @@ class GenerationStore:
         self.shards = range(shards)
         self._scripts = {
             name: Script.load(name)
-            for name in ("submit", "watch", "claim", "renew", "append", "finish", "release", "cancel", "reap")
+            for name in ("submit", "watch", "claim", "renew", "append", "finish", "release", "cancel", "reap", "forget")
         }
         self._cancelled = terminals.cancelled().SerializeToString()
         self._past_deadline = terminals.past_deadline().SerializeToString()
         self._past_queue_timeout = terminals.past_queue_timeout().SerializeToString()
 
-    async def submit(self, submission: Submission, gateway: str, watch_ms: int) -> Accepted:
+    async def submit(self, submission: Submission, gateway: str, watch_ms: int, patience: float | None = None) -> Accepted:
         """Accepts a generation, watched by a gateway if watch_ms is not 0.
 
         Raises:
@@ -169,10 +171,12 @@ class GenerationStore:
         status, *details = await self.connection.run(
             self._scripts["submit"],
             keys.prefix(_shard(submission.generation_id)),
-            *(submission.generation_id, submission.job.model, job, submission.spec, len(job) + len(submission.spec)),
+            *(submission.generation_id, submission.job.model, submission.job.n),
+            *(job, submission.spec, len(job) + len(submission.spec)),
             *(submission.request_hash, idempotency, submission.queue_timeout_ms, submission.time_limit_ms),
             *(submission.policy, submission.grace_ms, gateway if watch_ms else "", watch_ms),
             *(limits.queued_generations, limits.queued_bytes, limits.accept_below),
+            patience=patience,
         )
         if status in (b"CREATED", b"JOINED"):
             return Accepted(details[0].decode(), status == b"CREATED")
@@ -250,7 +254,7 @@ class GenerationStore:
         items = [(entry.generation_id, (entry.generation_id, "", entry.queue, entry.entry)) for entry in entries]
         return await self._per_shard("release", (model,), items, _outcome)
 
-    async def cancel(self, generation_id: str) -> generation_pb2.GenerationState:
+    async def cancel(self, generation_id: str) -> generation_pb2.GenerationState.ValueType:
         """Cancels a generation and returns where it stands; RUNNING means that its owner was told.
 
         Raises:
@@ -289,6 +293,15 @@ class GenerationStore:
         found = await self.connection.range(key, f"{after}-0", PAGE)
         return [_log_item(entry, fields) for entry, fields in found]
 
+    async def read_whole_log(self, generation_id: str) -> list[LogItem]:
+        """Reads a token log as far as it goes."""
+        items: list[LogItem] = []
+        while True:
+            page = await self.read_log(generation_id, items[-1].sequence if items else 0)
+            items += page
+            if len(page) < PAGE:
+                return items
+
     async def logs_ahead(self, positions: Mapping[str, int]) -> set[str]:
         """Returns the ids of the generations whose logs have more than a sequence."""
         by_log = {keys.log(name, self.shard(name)): (name, position) for name, position in positions.items()}
@@ -309,6 +322,17 @@ class GenerationStore:
             size += int(fields.get(b"bytes", 0))
         return Depth(generations, size)
 
+    async def queue_age(self, model: str) -> float:
+        """Returns for how many seconds the oldest generation has waited that no worker has read yet."""
+        oldest = 0.0
+        for shard in self.shards:
+            for name in (keys.RETURNED, keys.JOBS):
+                entry = await self.connection.first_unread(keys.queue(name, model, shard), keys.GROUP)
+                if entry is not None:
+                    added_ms = int(entry.partition("-")[0])
+                    oldest = max(oldest, self.connection.clock.now() / 1e9 - added_ms / 1e3)
+        return oldest
+
     async def prepare_queues(self, model: str) -> None:
         """Makes sure that a model's queues and their consumer groups exist."""
         for shard in self.shards:
@@ -324,9 +348,29 @@ class GenerationStore:
             await self.prepare_queues(model)
             return []
         return [
-            QueueEntry(fields[b"id"].decode(), keys.RETURNED if stream == streams[0] else keys.JOBS, entry)
-            for stream, entry, fields in found
+            _queue_entry(keys.RETURNED if stream == streams[0] else keys.JOBS, entry, fields) for stream, entry, fields in found
         ]
+
+    async def hanging(self, model: str, shard: int) -> dict[str, int]:
+        """Returns the consumers of a model's queues, each with how many entries hang on it, the claimed ones included."""
+        counts: dict[str, int] = {}
+        for name in (keys.RETURNED, keys.JOBS):
+            for consumer, pending in await self.connection.consumers(keys.queue(name, model, shard), keys.GROUP):
+                counts[consumer] = counts.get(consumer, 0) + pending
+        return counts
+
+    async def hanging_entries(self, model: str, shard: int, consumer: str, idle_ms: int) -> list[QueueEntry]:
+        """Returns entries that a consumer has read some time ago, the claimed ones included."""
+        entries = []
+        for name in (keys.RETURNED, keys.JOBS):
+            stream = keys.queue(name, model, shard)
+            found = await self.connection.pending(stream, keys.GROUP, consumer, idle_ms)
+            entries += [_queue_entry(name, entry, fields) for entry, fields in found]
+        return entries
+
+    async def forget_consumer(self, model: str, shard: int, consumer: str) -> None:
+        """Deletes a consumer on which no entry hangs."""
+        await self.connection.run(self._scripts["forget"], keys.prefix(shard), model, consumer)
 
     def shard(self, generation_id: str) -> int:
         """Returns the shard of an id from outside.
@@ -382,14 +426,17 @@ def _in_order(
     return [by_position[position] for position in range(count)]
 
 
+def _queue_entry(queue: str, entry: str, fields: Mapping[bytes, bytes]) -> QueueEntry:
+    return QueueEntry(fields[b"id"].decode(), queue, entry, int(fields[b"n"]))
+
+
 def _addition_items(additions: Sequence[Addition]) -> list[Item]:
     return [(addition.generation_id, addition) for addition in additions]
 
 
 def _ending_items(endings: Sequence[Ending]) -> list[Item]:
     return [
-        (ending.generation_id, (*ending[:3], ending.terminal.state, ending.terminal.SerializeToString()))
-        for ending in endings
+        (ending.generation_id, (*ending[:3], ending.terminal.state, ending.terminal.SerializeToString())) for ending in endings
     ]
 
 
@@ -419,5 +466,5 @@ def _queue_full(generations: int, size: int, limits: StoreLimits) -> QueueFullEr
 def _log_item(entry_id: str, fields: Mapping[bytes, bytes]) -> LogItem:
     sequence = int(entry_id.partition("-")[0])
     if b"t" in fields:
-        return LogItem(sequence, None, store_pb2.Terminal.FromString(fields[b"t"]))
-    return LogItem(sequence, store_pb2.LogEntry.FromString(fields[b"e"]), None)
+        return LogItem(sequence, None, store_pb2.Terminal.FromString(fields[b"t"]), int(fields[b"at"]))
+    return LogItem(sequence, store_pb2.LogEntry.FromString(fields[b"e"]))

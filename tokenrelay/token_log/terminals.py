@@ -8,15 +8,13 @@ from tokenrelay.v1 import generation_pb2
 RETRY_AFTER_QUEUE_TIMEOUT = 1.0  # seconds; the queue may have become shorter
 
 
-def of_error(state: generation_pb2.GenerationState, error: TokenrelayError) -> store_pb2.Terminal:
+def of_error(state: generation_pb2.GenerationState.ValueType, error: TokenrelayError) -> store_pb2.Terminal:
     """Returns the terminal record of a generation that ended by an error."""
     return store_pb2.Terminal(state=state, error=to_status(error))
 
 
 def cancelled() -> store_pb2.Terminal:
-    return of_error(
-        generation_pb2.GENERATION_STATE_CANCELLED, GenerationCancelledError("the generation was cancelled")
-    )
+    return of_error(generation_pb2.GENERATION_STATE_CANCELLED, GenerationCancelledError("the generation was cancelled"))
 
 
 def past_deadline() -> store_pb2.Terminal:

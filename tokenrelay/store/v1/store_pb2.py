@@ -27,7 +27,7 @@ from tokenrelay.v1 import generation_pb2 as tokenrelay_dot_v1_dot_generation__pb
 from tokenrelay.v1 import model_service_pb2 as tokenrelay_dot_v1_dot_model__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftokenrelay/store/v1/store.proto\x12\x13tokenrelay.store.v1\x1a\x17google/rpc/status.proto\x1a\x1etokenrelay/v1/generation.proto\x1a!tokenrelay/v1/model_service.proto\"u\n\x03Job\x12\r\n\x05model\x18\x01 \x01(\t\x12\t\n\x01n\x18\x02 \x01(\x05\x12\x16\n\x0ereceived_at_us\x18\x03 \x01(\x03\x12\x15\n\renqueue_at_us\x18\x04 \x01(\x03\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\"s\n\x08LogEntry\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\r\n\x05index\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12%\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\"\xfd\x01\n\x08Terminal\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.tokenrelay.v1.GenerationState\x12)\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\x12#\n\x05usage\x18\x03 \x01(\x0b\x32\x14.tokenrelay.v1.Usage\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12\x30\n\x05times\x18\x07 \x01(\x0b\x32!.tokenrelay.store.v1.AttemptTimes\"}\n\x0c\x41ttemptTimes\x12\x15\n\rdispatched_us\x18\x01 \x01(\x03\x12\x11\n\tqueued_us\x18\x02 \x01(\x03\x12\x14\n\x0cscheduled_us\x18\x03 \x01(\x03\x12\x16\n\x0e\x66irst_token_us\x18\x04 \x01(\x03\x12\x15\n\rlast_token_us\x18\x05 \x01(\x03\"<\n\tFeedFrame\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.tokenrelay.store.v1.FeedEntry\"e\n\tFeedEntry\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x13\n\tlog_entry\x18\x03 \x01(\x0cH\x00\x12\x12\n\x08terminal\x18\x04 \x01(\x0cH\x00\x42\x06\n\x04kind\"^\n\x12WorkerAnnouncement\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.tokenrelay.v1.Model\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftokenrelay/store/v1/store.proto\x12\x13tokenrelay.store.v1\x1a\x17google/rpc/status.proto\x1a\x1etokenrelay/v1/generation.proto\x1a!tokenrelay/v1/model_service.proto\"u\n\x03Job\x12\r\n\x05model\x18\x01 \x01(\t\x12\t\n\x01n\x18\x02 \x01(\x05\x12\x16\n\x0ereceived_at_us\x18\x03 \x01(\x03\x12\x15\n\renqueue_at_us\x18\x04 \x01(\x03\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\"s\n\x08LogEntry\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\r\n\x05index\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12%\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\"\x8e\x02\n\x08Terminal\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.tokenrelay.v1.GenerationState\x12)\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\x12#\n\x05usage\x18\x03 \x01(\x0b\x32\x14.tokenrelay.v1.Usage\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12/\n\x08timeline\x18\x07 \x01(\x0b\x32\x1d.tokenrelay.store.v1.Timeline\x12\x10\n\x08trace_id\x18\x08 \x01(\t\"\x9e\x02\n\x08Timeline\x12\x13\n\x0breceived_us\x18\x01 \x01(\x03\x12\x12\n\nenqueue_us\x18\x02 \x01(\x03\x12\x14\n\x0csubmitted_us\x18\x03 \x01(\x03\x12\x37\n\rlost_attempts\x18\x04 \x03(\x0b\x32 .tokenrelay.store.v1.LostAttempt\x12\x12\n\nclaimed_us\x18\x05 \x01(\x03\x12\x15\n\rdispatched_us\x18\x06 \x01(\x03\x12\x11\n\tqueued_us\x18\x07 \x01(\x03\x12\x14\n\x0cscheduled_us\x18\x08 \x01(\x03\x12\x16\n\x0e\x66irst_token_us\x18\t \x01(\x03\x12\x15\n\rlast_token_us\x18\n \x01(\x03\x12\x17\n\x0f\x66irst_logged_us\x18\x0b \x01(\x03\"6\n\x0bLostAttempt\x12\x12\n\nclaimed_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x61ppended_us\x18\x02 \x01(\x03\"<\n\tFeedFrame\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.tokenrelay.store.v1.FeedEntry\"z\n\tFeedEntry\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x13\n\tlog_entry\x18\x03 \x01(\x0cH\x00\x12\x12\n\x08terminal\x18\x04 \x01(\x0cH\x00\x12\x13\n\x0b\x61ppended_us\x18\x05 \x01(\x03\x42\x06\n\x04kind\"^\n\x12WorkerAnnouncement\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.tokenrelay.v1.Model\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,13 +39,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGENTRY']._serialized_start=267
   _globals['_LOGENTRY']._serialized_end=382
   _globals['_TERMINAL']._serialized_start=385
-  _globals['_TERMINAL']._serialized_end=638
-  _globals['_ATTEMPTTIMES']._serialized_start=640
-  _globals['_ATTEMPTTIMES']._serialized_end=765
-  _globals['_FEEDFRAME']._serialized_start=767
-  _globals['_FEEDFRAME']._serialized_end=827
-  _globals['_FEEDENTRY']._serialized_start=829
-  _globals['_FEEDENTRY']._serialized_end=930
-  _globals['_WORKERANNOUNCEMENT']._serialized_start=932
-  _globals['_WORKERANNOUNCEMENT']._serialized_end=1026
+  _globals['_TERMINAL']._serialized_end=655
+  _globals['_TIMELINE']._serialized_start=658
+  _globals['_TIMELINE']._serialized_end=944
+  _globals['_LOSTATTEMPT']._serialized_start=946
+  _globals['_LOSTATTEMPT']._serialized_end=1000
+  _globals['_FEEDFRAME']._serialized_start=1002
+  _globals['_FEEDFRAME']._serialized_end=1062
+  _globals['_FEEDENTRY']._serialized_start=1064
+  _globals['_FEEDENTRY']._serialized_end=1186
+  _globals['_WORKERANNOUNCEMENT']._serialized_start=1188
+  _globals['_WORKERANNOUNCEMENT']._serialized_end=1282
 # @@protoc_insertion_point(module_scope)

@@ -44,7 +44,7 @@ class Job(_message.Message):
     traceparent: _builtins.str
     """The W3C traceparent of the gateway's enqueue span. Empty if it is not traced."""
     trace_id: _builtins.str
-    """The trace's id in hexadecimal; also set when nothing is exported."""
+    """The trace's id in hexadecimal. Empty if it is not traced."""
     def __init__(
         self,
         *,
@@ -115,13 +115,16 @@ class Terminal(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
-    TIMES_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     state: _generation_pb2.GenerationState.ValueType
     """FINISHED, FAILED, CANCELLED or EXPIRED."""
     digest: _builtins.bytes
     """As in tokenrelay.v1.Finished, if it finished."""
     exact: _builtins.bool
     """False if a takeover may have changed what would have come."""
+    trace_id: _builtins.str
+    """The trace's id in hexadecimal, as in the job."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.ChoiceEnd]:
         """How each choice ended, if it finished."""
@@ -135,8 +138,8 @@ class Terminal(_message.Message):
         """Why it did not finish."""
 
     @_builtins.property
-    def times(self) -> Global___AttemptTimes:
-        """When what happened in the last attempt. Unset if no worker took it."""
+    def timeline(self) -> Global___Timeline:
+        """When what happened, up to the last token. Unset if no worker took it."""
 
     def __init__(
         self,
@@ -147,53 +150,106 @@ class Terminal(_message.Message):
         digest: _builtins.bytes = ...,
         exact: _builtins.bool = ...,
         error: _status_pb2.Status | None = ...,
-        times: Global___AttemptTimes | None = ...,
+        timeline: Global___Timeline | None = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "times", b"times", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "timeline", b"timeline", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "digest", b"digest", "error", b"error", "exact", b"exact", "state", b"state", "times", b"times", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "digest", b"digest", "error", b"error", "exact", b"exact", "state", b"state", "timeline", b"timeline", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Terminal: _TypeAlias = Terminal  # noqa: Y015
 
 @_typing.final
-class AttemptTimes(_message.Message):
-    """Instants of one attempt, microseconds of Redis' clock since the epoch. 0 if it did not come to that."""
+class Timeline(_message.Message):
+    """When what happened to a generation, microseconds of Redis' clock since the epoch. 0 if it did not come to that."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    RECEIVED_US_FIELD_NUMBER: _builtins.int
+    ENQUEUE_US_FIELD_NUMBER: _builtins.int
+    SUBMITTED_US_FIELD_NUMBER: _builtins.int
+    LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    CLAIMED_US_FIELD_NUMBER: _builtins.int
     DISPATCHED_US_FIELD_NUMBER: _builtins.int
     QUEUED_US_FIELD_NUMBER: _builtins.int
     SCHEDULED_US_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_US_FIELD_NUMBER: _builtins.int
     LAST_TOKEN_US_FIELD_NUMBER: _builtins.int
+    FIRST_LOGGED_US_FIELD_NUMBER: _builtins.int
+    received_us: _builtins.int
+    """The gateway received the call."""
+    enqueue_us: _builtins.int
+    """The gateway began to store the job."""
+    submitted_us: _builtins.int
+    """It was accepted."""
+    claimed_us: _builtins.int
+    """The last attempt's worker claimed it."""
     dispatched_us: _builtins.int
-    """The worker sent it to its engine."""
+    """That worker sent it to its engine."""
     queued_us: _builtins.int
     """The engine put it in its queue."""
     scheduled_us: _builtins.int
     """The engine scheduled it first."""
     first_token_us: _builtins.int
-    """Its first token came."""
+    """The attempt's first token came."""
     last_token_us: _builtins.int
-    """Its last token came."""
+    """The attempt's last token came."""
+    first_logged_us: _builtins.int
+    """The generation's first token was durably in the log."""
+    @_builtins.property
+    def lost_attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___LostAttempt]:
+        """The attempts before the last one."""
+
     def __init__(
         self,
         *,
+        received_us: _builtins.int = ...,
+        enqueue_us: _builtins.int = ...,
+        submitted_us: _builtins.int = ...,
+        lost_attempts: _abc.Iterable[Global___LostAttempt] | None = ...,
+        claimed_us: _builtins.int = ...,
         dispatched_us: _builtins.int = ...,
         queued_us: _builtins.int = ...,
         scheduled_us: _builtins.int = ...,
         first_token_us: _builtins.int = ...,
         last_token_us: _builtins.int = ...,
+        first_logged_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatched_us", b"dispatched_us", "first_token_us", b"first_token_us", "last_token_us", b"last_token_us", "queued_us", b"queued_us", "scheduled_us", b"scheduled_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_us", b"claimed_us", "dispatched_us", b"dispatched_us", "enqueue_us", b"enqueue_us", "first_logged_us", b"first_logged_us", "first_token_us", b"first_token_us", "last_token_us", b"last_token_us", "lost_attempts", b"lost_attempts", "queued_us", b"queued_us", "received_us", b"received_us", "scheduled_us", b"scheduled_us", "submitted_us", b"submitted_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AttemptTimes: _TypeAlias = AttemptTimes  # noqa: Y015
+Global___Timeline: _TypeAlias = Timeline  # noqa: Y015
+
+@_typing.final
+class LostAttempt(_message.Message):
+    """An attempt that did not come to the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLAIMED_US_FIELD_NUMBER: _builtins.int
+    APPENDED_US_FIELD_NUMBER: _builtins.int
+    claimed_us: _builtins.int
+    """Its worker claimed the generation."""
+    appended_us: _builtins.int
+    """It last appended to the log; the claim's instant if it never did."""
+    def __init__(
+        self,
+        *,
+        claimed_us: _builtins.int = ...,
+        appended_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended_us", b"appended_us", "claimed_us", b"claimed_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LostAttempt: _TypeAlias = LostAttempt  # noqa: Y015
 
 @_typing.final
 class FeedFrame(_message.Message):
@@ -229,6 +285,7 @@ class FeedEntry(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LOG_ENTRY_FIELD_NUMBER: _builtins.int
     TERMINAL_FIELD_NUMBER: _builtins.int
+    APPENDED_US_FIELD_NUMBER: _builtins.int
     generation_id: _builtins.str
     """The generation's id."""
     sequence: _builtins.int
@@ -237,6 +294,8 @@ class FeedEntry(_message.Message):
     """A serialized LogEntry."""
     terminal: _builtins.bytes
     """A serialized Terminal."""
+    appended_us: _builtins.int
+    """When it was appended, microseconds of Redis' clock since the epoch."""
     def __init__(
         self,
         *,
@@ -244,10 +303,11 @@ class FeedEntry(_message.Message):
         sequence: _builtins.int = ...,
         log_entry: _builtins.bytes = ...,
         terminal: _builtins.bytes = ...,
+        appended_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "log_entry", b"log_entry", "terminal", b"terminal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation_id", b"generation_id", "kind", b"kind", "log_entry", b"log_entry", "sequence", b"sequence", "terminal", b"terminal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended_us", b"appended_us", "generation_id", b"generation_id", "kind", b"kind", "log_entry", b"log_entry", "sequence", b"sequence", "terminal", b"terminal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["log_entry", "terminal"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

@@ -21,12 +21,14 @@ for position = 2, #ARGV, 5 do
         redis.call('HSET', record_key(id), 'last', after, 'lease', NOW + lease, 'appended_us', NOW_US)
         if before == '0' then redis.call('HSET', record_key(id), 'first_us', NOW_US) end
         for gateway in each_watcher(record[4]) do
-            local feed = feeds[gateway]
-            if not feed then
-                feed = {}
-                feeds[gateway] = feed
+            if string.sub(gateway, -1) ~= '!' then
+                local feed = feeds[gateway]
+                if not feed then
+                    feed = {}
+                    feeds[gateway] = feed
+                end
+                feed[#feed + 1] = feed_entry(id, tonumber(after), LOG_ENTRY, entry)
             end
-            feed[#feed + 1] = feed_entry(id, tonumber(after), LOG_ENTRY, entry)
         end
         reply = passed(record[5] or nil) and 'CANCEL' or 'OK'
     elseif tonumber(record[3]) >= tonumber(after) then

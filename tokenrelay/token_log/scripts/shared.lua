@@ -55,19 +55,21 @@ end
 
 local LOG_ENTRY, TERMINAL = '\26', '\34'  -- tags of FeedEntry.log_entry and FeedEntry.terminal
 
+local APPENDED = '\40' .. varint(NOW_US)      -- FeedEntry.appended_us
+
 local function feed_entry(id, sequence, tag, bytes)
-    local body = '\10' .. varint(#id) .. id .. '\16' .. varint(sequence) .. tag .. varint(#bytes) .. bytes
+    local body = '\10' .. varint(#id) .. id .. '\16' .. varint(sequence) .. tag .. varint(#bytes) .. bytes .. APPENDED
     return '\10' .. varint(#body) .. body
 end
 
--- Watchers are kept as "gateway=until gateway=until", until in milliseconds.
+-- Watchers are kept as "gateway=until gateway=until", until in milliseconds. One whose name ends in "!" wants the end only.
 local function each_watcher(watchers)
     return string.gmatch(watchers or '', '([^ =]+)=(%d+)')
 end
 
-local function publish(watchers, bytes)
+local function publish_end(watchers, bytes)
     for gateway in each_watcher(watchers) do
-        redis.call('PUBLISH', 'tokenrelay:feed:' .. gateway, bytes)
+        redis.call('PUBLISH', 'tokenrelay:feed:' .. string.gsub(gateway, '!$', ''), bytes)
     end
 end
 
@@ -112,13 +114,13 @@ local function count_depth(model, generations, bytes)
     redis.call('HINCRBY', depth_key(model), 'bytes', bytes)
 end
 
--- Fields that conclude needs.
-local CONCLUDE = {'model', 'last', 'queue', 'entry', 'size', 'watchers', 'idempotency'}
+-- Fields that conclude and requeue need.
+local CONCLUDE = {'model', 'n', 'last', 'queue', 'entry', 'size', 'watchers', 'idempotency'}
 
 -- Ends a generation: its terminal record, its state, the expiry of all its keys, and its queue entry's end.
 local function conclude(id, record, state, terminal, retention)
     allow_out_of_memory()
-    redis.call('XADD', log_key(id), record.last .. '-1', 't', terminal)
+    redis.call('XADD', log_key(id), record.last .. '-1', 't', terminal, 'at', NOW_US)
     redis.call('HSET', record_key(id), 'state', state, 'finished_us', NOW_US, 'expires', NOW + retention)
     redis.call('HDEL', record_key(id), 'spec', 'cancel_at', 'watchers', 'lease')
     redis.call('PEXPIRE', record_key(id), retention)
@@ -128,14 +130,14 @@ local function conclude(id, record, state, terminal, retention)
     redis.call('ZADD', FINISHED, NOW, id)
     remove_entry(record.queue, record.model, record.entry)
     if record.state == QUEUED then count_depth(record.model, -1, -tonumber(record.size)) end
-    publish(record.watchers, feed_entry(id, tonumber(record.last), TERMINAL, terminal))
+    publish_end(record.watchers, feed_entry(id, tonumber(record.last), TERMINAL, terminal))
 end
 
 -- Puts a generation to the front of its queue.
 local function requeue(id, record)
     allow_out_of_memory()
     remove_entry(record.queue, record.model, record.entry)
-    local entry = redis.call('XADD', queue_key('returned', record.model), '*', 'id', id)
+    local entry = redis.call('XADD', queue_key('returned', record.model), '*', 'id', id, 'n', record.n)
     redis.call('HSET', record_key(id), 'state', QUEUED, 'queue', 'returned', 'entry', entry)
     redis.call('HDEL', record_key(id), 'lease', 'owner', 'fence')
     if record.state == RUNNING then count_depth(record.model, 1, tonumber(record.size)) end

@@ -1,6 +1,6 @@
 -- Accepts a generation: its record, its job and its idempotency key in one step. Accepted means that this returned CREATED.
 --
--- ARGV: id, model, job, spec, size in bytes, request hash, idempotency hash or '',
+-- ARGV: id, model, number of choices, job, spec, size in bytes, request hash, idempotency hash or '',
 --       queue timeout, deadline (milliseconds from now; 0 for none), disconnect policy, grace in milliseconds,
 --       watching gateway or '', watch lease in milliseconds,
 --       most generations and most bytes in the queue, share of maxmemory above which nothing is accepted
@@ -10,10 +10,10 @@
 --   CONFLICT              the idempotency key belongs to another request
 --   FULL, generations, bytes
 --   MEMORY, used, maximum
-local id, model, job, spec, size, request_hash, idempotency = unpack(ARGV, 1, 7)
-local queue_timeout, time_limit, policy, grace = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local gateway, watch_lease = ARGV[12], tonumber(ARGV[13])
-local most_generations, most_bytes, watermark = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
+local id, model, n, job, spec, size, request_hash, idempotency = unpack(ARGV, 1, 8)
+local queue_timeout, time_limit, policy, grace = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local gateway, watch_lease = ARGV[13], tonumber(ARGV[14])
+local most_generations, most_bytes, watermark = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
 
 -- A retry of this very call finds its own record.
 if redis.call('EXISTS', record_key(id)) == 1 then return {NOW_US, 'CREATED', id} end
@@ -41,9 +41,9 @@ local watchers, latest = '', NOW
 if gateway ~= '' then watchers, latest = set_watcher('', gateway, watch_lease) end
 local cancel_at = cancel_instant(policy, grace, latest)
 
-local entry = redis.call('XADD', queue_key('jobs', model), '*', 'id', id)
+local entry = redis.call('XADD', queue_key('jobs', model), '*', 'id', id, 'n', n)
 local fields = {
-    'state', QUEUED, 'model', model, 'job', job, 'spec', spec, 'size', size, 'request_hash', request_hash,
+    'state', QUEUED, 'model', model, 'n', n, 'job', job, 'spec', spec, 'size', size, 'request_hash', request_hash,
     'queue', 'jobs', 'entry', entry, 'last', 0, 'epoch', 0, 'policy', policy, 'grace', grace,
     'watchers', watchers, 'submitted_us', NOW_US,
 }

@@ -1,0 +1,185 @@
+"""The broker worker's composition root, and its life: start up, run, drain, stop."""
+
+import asyncio
+import os
+import secrets
+from contextlib import AsyncExitStack
+
+import structlog
+
+from broker_worker.engine_link import EngineLink, EngineLostError
+from broker_worker.intake import Intake
+from broker_worker.recovery import Recovery
+from broker_worker.reports import Reports
+from broker_worker.settings import WorkerSettings
+from broker_worker.shift import Shift
+from tokenrelay import metrics, telemetry
+from tokenrelay.engine.v1 import engine_service_pb2
+from tokenrelay.errors import StoreUnavailableError
+from tokenrelay.http_endpoint import HttpEndpoint
+from tokenrelay.lifecycle import StartUpError
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.token_log import assembly, keys
+from tokenrelay.token_log.reaper import Reaper
+from tokenrelay.token_log.registry import ANNOUNCE_INTERVAL, Registry
+from tokenrelay.v1 import model_service_pb2
+
+log = structlog.get_logger(__name__)
+
+RENEWALS_PER_LEASE = 5
+
+
+class WorkerApplication:
+    """One broker worker process."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._worker_id = settings.worker_id or f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._resources = AsyncExitStack()
+        self._shift: Shift | None = None
+        self._intake: Intake | None = None
+        self._working: asyncio.Task[None] | None = None
+        self._draining = False
+
+    async def start_up(self) -> None:
+        settings = self._settings
+        registry = metrics.new_registry()
+        self._metrics = metrics.WorkerMetrics(registry)
+        tracing = telemetry.set_up("tokenrelay-worker", self._worker_id, settings)
+        self._resources.callback(tracing.shut_down)
+        if settings.metrics_port is not None:
+            endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, registry, self._problem)
+            self._resources.callback(endpoint.close)
+        self._reports = Reports(self._worker_id, tracing, self._metrics)
+        self._store = assembly.open_store(settings)
+        self._resources.push_async_callback(self._store.connection.close)
+        self._registry = Registry(self._store.connection)
+        self._reaper = Reaper(self._store, metrics.ReaperMetrics(registry))
+        self._link = EngineLink(settings.engine_address, settings.engine_keepalive_seconds)
+        self._resources.push_async_callback(self._link.close)
+        log.info("starting", worker_id=self._worker_id, engine=settings.engine_address)
+        try:
+            await self._store.connection.wait_until_ready()
+        except RuntimeError as error:
+            raise StartUpError(str(error)) from error
+
+    def _problem(self) -> str | None:
+        if self._draining:
+            return "draining"
+        return None if self._shift is not None else "no session with the engine service"
+
+    async def run(self) -> None:
+        """Reaps all the time, and works one shift after the other."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._reaper.run())
+            self._working = tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        while not self._draining:
+            model = await self._link.wait_until_serving()
+            try:
+                await self._store.prepare_queues(model.model)
+                await self._work_shift(model)
+            except* EngineLostError as group:
+                log.error("the engine service is lost", reason=str(group.exceptions[0]))  # noqa: TRY400
+            except* StoreUnavailableError:
+                log.error("redis stayed away; its work is given up and goes on when its leases have run out")  # noqa: TRY400
+
+    async def _work_shift(self, model: engine_service_pb2.DescribeEngineResponse) -> None:
+        """Works with one engine session until it breaks, or until drained."""
+        intake = Intake(self._worker_id, self._store, self._settings.prefetch, self._metrics)
+        self._metrics.slots.set(model.slots)
+        async with self._link.session() as session:
+            shift = Shift(model, session, self._store, self._reports, self._metrics, intake.changed)
+            self._shift, self._intake = shift, intake
+            self._metrics.engine_up.set(1)
+            log.info("at work", model=model.model, engine=model.engine, slots=model.slots)
+            try:
+                await self._run_together(shift, intake)
+            finally:
+                self._shift = self._intake = None
+                self._metrics.engine_up.set(0)
+                await asyncio.shield(self._leave(shift))
+
+    async def _run_together(self, shift: Shift, intake: Intake) -> None:
+        def has_room() -> bool:
+            return intake.is_empty and shift.used_slots < shift.model.slots
+
+        def knows(generation_id: str) -> bool:
+            return shift.owns(generation_id) or intake.knows(generation_id)
+
+        recovery = Recovery(self._worker_id, self._store, self._registry, knows, has_room)
+        async with asyncio.TaskGroup() as tasks:
+            helpers = [
+                tasks.create_task(work)
+                for work in (
+                    shift.relay(),
+                    self._renew(shift),
+                    self._listen(shift),
+                    self._announce(shift),
+                    recovery.run(shift.model.model),
+                )
+            ]
+            await tasks.create_task(intake.run(shift))
+            # The intake ends only when this worker is drained.
+            await self._finish_what_runs(shift)
+            for helper in helpers:
+                helper.cancel()
+
+    async def _finish_what_runs(self, shift: Shift) -> None:
+        try:
+            await asyncio.wait_for(shift.wait_until_idle(), self._settings.drain_seconds)
+        except TimeoutError:
+            await shift.hand_back_all("this worker stops")
+
+    async def _leave(self, shift: Shift) -> None:
+        await shift.hand_back_all("the engine service is lost")
+        try:
+            await self._registry.leave(self._worker_id, shift.model.model)
+        except StoreUnavailableError:
+            log.warning("redis is away; this worker is forgotten after a while")
+
+    async def _renew(self, shift: Shift) -> None:
+        interval = self._settings.lease_seconds / RENEWALS_PER_LEASE
+        while True:
+            await asyncio.sleep(interval)
+            await shift.renew()
+
+    async def _listen(self, shift: Shift) -> None:
+        """Renews at once what this worker is told to look at."""
+        async for message in self._store.connection.subscribe(keys.worker_channel(self._worker_id)):
+            await shift.renew(None if message is None else [message.decode()])
+
+    async def _announce(self, shift: Shift) -> None:
+        while True:
+            try:
+                await self._registry.announce(self._announcement(shift))
+            except StoreUnavailableError:
+                log.warning("redis is away; this worker cannot announce itself")
+            await asyncio.sleep(ANNOUNCE_INTERVAL)
+
+    def _announcement(self, shift: Shift) -> store_pb2.WorkerAnnouncement:
+        description = shift.model
+        model = model_service_pb2.Model(
+            name=description.model,
+            engine=description.engine,
+            engine_version=description.engine_version,
+            max_model_len=description.max_model_len,
+            vocabulary_size=description.vocabulary_size,
+            fingerprint=description.fingerprint,
+            workers=1,
+            slots=description.slots,
+            running=shift.used_slots,
+        )
+        return store_pb2.WorkerAnnouncement(worker_id=self._worker_id, model=model, draining=self._draining)
+
+    async def drain(self) -> None:
+        """Gives back what is unstarted, lets what runs end, and hands over what does not end in time."""
+        self._draining = True
+        if self._intake is not None:
+            self._intake.close()
+            if self._working is not None:
+                await asyncio.wait({self._working})
+
+    async def stop(self) -> None:
+        await self._resources.aclose()

@@ -1,0 +1,128 @@
+"""The worker's line to its engine service: waits until it serves, describes it, and runs sessions."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tokenrelay.engine.v1 import engine_service_pb2, engine_service_pb2_grpc
+
+log = structlog.get_logger(__name__)
+
+SERVICE = "tokenrelay.engine.v1.EngineService"
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 1.0  # seconds between tries
+CALL_SECONDS = 5.0  # for a health check or a description
+
+
+Call = grpc.aio.StreamStreamCall  # of RunSession
+
+
+class EngineLostError(Exception):
+    """The session with the engine service broke."""
+
+
+class EngineLink:
+    """A channel to one engine service."""
+
+    def __init__(self, address: str, keepalive_seconds: float) -> None:
+        self._address = address
+        milliseconds = round(keepalive_seconds * 1000)
+        self._channel = grpc.aio.insecure_channel(
+            address,
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.keepalive_time_ms", milliseconds),
+                ("grpc.keepalive_timeout_ms", milliseconds),
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ],
+        )
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._engine = engine_service_pb2_grpc.EngineServiceStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def wait_until_serving(self) -> engine_service_pb2.DescribeEngineResponse:
+        """Returns the engine's description as soon as it serves; says once what it waits for."""
+        announced, backoff = False, FIRST_BACKOFF
+        while True:
+            try:
+                request = health_pb2.HealthCheckRequest(service=SERVICE)
+                answer = await self._health.Check(request, timeout=CALL_SECONDS)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return await self._engine.DescribeEngine(engine_service_pb2.DescribeEngineRequest(), timeout=CALL_SECONDS)
+                reason = "it is not serving yet"
+            except grpc.aio.AioRpcError as error:
+                reason = error.code().name
+            if not announced:
+                log.warning("waiting for the engine service", address=self._address, reason=reason)
+                announced = True
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator["EngineSession"]:
+        """Opens a session; its end cancels what it has begun."""
+        call = self._engine.RunSession()
+        session = EngineSession(call)
+        sending = asyncio.create_task(session.send())
+        try:
+            yield session
+        finally:
+            sending.cancel()
+            call.cancel()
+
+
+class EngineSession:
+    """Commands go out merged, as fast as the connection takes them; frames come in."""
+
+    def __init__(self, call: "Call[engine_service_pb2.RunSessionRequest, engine_service_pb2.RunSessionResponse]") -> None:
+        self._call = call
+        self._commands = engine_service_pb2.RunSessionRequest()
+        self._wake = asyncio.Event()
+
+    def start(self, generation: engine_service_pb2.StartGeneration) -> None:
+        """Has a generation started."""
+        self._commands.starts.append(generation)
+        self._wake.set()
+
+    def cancel(self, key: int) -> None:
+        """Has a generation cancelled; nothing more comes of it once the engine has read this."""
+        self._commands.cancelled_keys.append(key)
+        self._wake.set()
+
+    def acknowledge(self, frame: int) -> None:
+        """Tells that a frame is in the log."""
+        self._commands.acknowledged_frame = frame
+        self._wake.set()
+
+    async def send(self) -> None:
+        """Sends what is to be said, until cancelled or the session breaks, which frames() reports."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            commands, self._commands = self._commands, engine_service_pb2.RunSessionRequest()
+            try:
+                await self._call.write(commands)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return
+
+    async def frames(self) -> AsyncIterator[engine_service_pb2.RunSessionResponse]:
+        """Yields frames.
+
+        Raises:
+            EngineLostError: the session broke.
+        """
+        try:
+            async for frame in self._call:
+                yield frame
+        except grpc.aio.AioRpcError as error:
+            raise EngineLostError(f"{error.code().name}: {error.details()}") from error
+        raise EngineLostError("the engine service ended the session")

@@ -1,0 +1,79 @@
+"""Finds queue entries that were read but will not be claimed where they are, and puts them back to the front.
+
+That happens when a worker dies, when Redis hands entries to a connection that breaks, and when one worker has read ahead
+while another one has room.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from tokenrelay.errors import StoreUnavailableError
+from tokenrelay.token_log.registry import Registry
+from tokenrelay.token_log.store import GenerationStore
+
+log = structlog.get_logger(__name__)
+
+INTERVAL = 1.0  # seconds between looks
+OWN_IDLE_MS = 2_000  # after which an entry of our own that we do not know is lost
+OTHERS_IDLE_MS = 1_000  # after which we take what another one has read ahead, if we have room
+
+
+class Recovery:
+    """Looks after the entries that hang on a model's consumers."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        store: GenerationStore,
+        registry: Registry,
+        knows: Callable[[str], bool],
+        has_room: Callable[[], bool],
+    ) -> None:
+        self._worker_id = worker_id
+        self._store = store
+        self._registry = registry
+        self._knows = knows
+        self._has_room = has_room
+
+    async def run(self, model: str) -> None:
+        """Looks until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            try:
+                for shard in self._store.shards:
+                    await self.recover_once(model, shard)
+            except StoreUnavailableError:
+                log.warning("redis is away; nothing is recovered")
+
+    async def recover_once(self, model: str, shard: int) -> int:
+        """Puts back what hangs where it should not; returns how many entries."""
+        live = await self._registry.live_workers()
+        someone_waits = (await self._store.depth(model)).generations > 0
+        recovered = 0
+        for consumer, pending in (await self._store.hanging(model, shard)).items():
+            dead = consumer != self._worker_id and consumer not in live
+            if pending and someone_waits:
+                recovered += await self._recover_from(model, shard, consumer, dead=dead)
+            if dead:
+                await self._store.forget_consumer(model, shard, consumer)
+        return recovered
+
+    async def _recover_from(self, model: str, shard: int, consumer: str, *, dead: bool) -> int:
+        if consumer == self._worker_id:
+            idle_ms = OWN_IDLE_MS
+        elif dead:
+            idle_ms = 0
+        elif self._has_room():
+            idle_ms = OTHERS_IDLE_MS
+        else:
+            return 0
+        entries = await self._store.hanging_entries(model, shard, consumer, idle_ms)
+        lost = [entry for entry in entries if not self._knows(entry.generation_id)]
+        # Those that are claimed are refused by the script; only waiting ones go back.
+        outcomes = await self._store.return_unclaimed(model, lost) if lost else []
+        recovered = sum(outcome == "OK" for outcome in outcomes)
+        if recovered:
+            log.info("unclaimed entries recovered", consumer=consumer, entries=recovered)
+        return recovered

@@ -1,0 +1,20 @@
+"""What a broker worker can be told."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tokenrelay.settings import Seconds, StoreSettings
+
+
+class WorkerSettings(StoreSettings):
+    """Settings of the broker worker; the variables begin with TOKENRELAY_."""
+
+    engine_address: str = Field("127.0.0.1:50061", description="host:port of the engine service that it drives")
+    worker_id: str | None = Field(
+        None, pattern=r"^[\w.:-]+$", description="its name, unique among all; unset: host, process id and a random part"
+    )
+    prefetch: Annotated[int, Field(ge=0)] = Field(2, description="generations read ahead of free slots; they stay unclaimed")
+    engine_keepalive_seconds: Seconds = Field(
+        5.0, description="how long a silent engine connection is left without a ping, and a ping without an answer"
+    )

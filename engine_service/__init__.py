@@ -1,0 +1,1 @@
+"""The GPU side: runs one model and knows no queue."""

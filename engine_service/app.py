@@ -1,0 +1,129 @@
+"""The engine service's composition root, and its life: start up, run, drain, stop."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from importlib import import_module
+
+import structlog
+from prometheus_client import REGISTRY
+
+from engine_service.engines import Engine, EngineRequest, Measured, Tokens
+from engine_service.engines.simulated_engine import SimulatedEngine
+from engine_service.servicer import EngineServicer
+from engine_service.settings import EngineSettings
+from tokenrelay import grpc_server, telemetry
+from tokenrelay.engine.v1 import engine_service_pb2_grpc
+from tokenrelay.errors import TokenrelayError
+from tokenrelay.http_endpoint import HttpEndpoint
+from tokenrelay.interceptors import CallInterceptor
+from tokenrelay.lifecycle import StartUpError
+from tokenrelay.metrics import CallMetrics, EngineMetrics
+from tokenrelay.v1 import generation_pb2
+
+log = structlog.get_logger(__name__)
+
+SERVICES = ("tokenrelay.engine.v1.EngineService",)
+WORKER_MESSAGE_BYTES = 64 * 1024 * 1024  # many prompts may start in one message
+
+
+class EngineDeadError(Exception):
+    """The engine is dead for good; only a new process helps."""
+
+
+class EngineApplication:
+    """One engine service process."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._resources = AsyncExitStack()
+        self._ready = False
+        self.port = settings.port
+
+    async def start_up(self) -> None:
+        settings = self._settings
+        tracing = telemetry.set_up("tokenrelay-engine", f"{settings.host}:{settings.port}", settings)
+        self._resources.callback(tracing.shut_down)
+        if settings.metrics_port is not None:
+            # vLLM registers its own metrics in the default registry.
+            endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, REGISTRY, self._problem)
+            self._resources.callback(endpoint.close)
+        self._engine = _make(settings)
+        self._servicer = EngineServicer(self._engine, settings.frames_in_flight, tracing, EngineMetrics(REGISTRY))
+        interceptor = CallInterceptor(tracing, CallMetrics(REGISTRY), settings.max_message_bytes)
+        for_workers = settings.model_copy(update={"max_message_bytes": WORKER_MESSAGE_BYTES})
+        self._server = grpc_server.build(for_workers, SERVICES, [interceptor])
+        engine_service_pb2_grpc.add_EngineServiceServicer_to_server(self._servicer, self._server.server)
+        await self._server.set_serving(False)
+        self.port = await self._server.listen(settings.host, settings.port)
+        self._resources.push_async_callback(self._server.server.stop, None)
+        log.info("listening", host=settings.host, port=self.port, engine=settings.engine, model=settings.served_name)
+        await self._load()
+
+    async def _load(self) -> None:
+        """Loads the model and has it generate a token, before anybody is told that it serves."""
+        self._resources.push_async_callback(self._engine.close)
+        try:
+            description = await self._engine.start()
+        except Exception as error:
+            log.exception("the engine does not start")
+            raise StartUpError(f"the engine does not start: {type(error).__name__}: {error}") from error
+        await asyncio.wait_for(_generate_one_token(self._engine), self._settings.warm_up_seconds)
+        self._servicer.be_ready(description)
+        self._ready = True
+        await self._server.set_serving(True)
+        log.info("serving", model=description.model, engine=description.engine, fingerprint=description.fingerprint)
+
+    def _problem(self) -> str | None:
+        return None if self._ready else "the engine is not ready"
+
+    async def run(self) -> None:
+        reason = await self._engine.wait_until_dead()
+        self._ready = False
+        await self._server.set_serving(False)
+        raise EngineDeadError(reason)
+
+    async def drain(self) -> None:
+        """Refuses new generations and lets the open ones end."""
+        self._ready = False
+        await self._server.set_serving(False)
+        try:
+            await asyncio.wait_for(self._servicer.drain(), self._settings.drain_seconds)
+        except TimeoutError:
+            log.warning("stopping with open generations; their worker takes them elsewhere")
+
+    async def stop(self) -> None:
+        await self._resources.aclose()
+
+
+def _make(settings: EngineSettings) -> Engine:
+    if settings.engine == "simulated":
+        return SimulatedEngine(settings)
+    # Imported only when it is wanted: it takes seconds, and a machine for simulations need not have it.
+    engine: Engine = import_module("engine_service.engines.vllm_engine").VllmEngine(settings)
+    return engine
+
+
+async def _generate_one_token(engine: Engine) -> None:
+    sink = _WarmUp()
+    spec = generation_pb2.GenerationSpec()
+    spec.token_ids.ids.append(1)
+    spec.sampling_params.max_tokens = 1
+    spec.sampling_params.temperature = 0
+    await engine.begin(EngineRequest("warm-up", spec), sink)
+    await sink.done
+
+
+class _WarmUp:
+    """The sink of the first token."""
+
+    def __init__(self) -> None:
+        self.measured = Measured()
+        self.exact = True
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def emit(self, tokens: Tokens) -> None:
+        if tokens.end is not None:
+            self.done.set_result(None)
+
+    def fail(self, error: TokenrelayError) -> None:
+        self.done.set_exception(error)

@@ -1,0 +1,132 @@
+"""Frames: what the engine's steps gave for many generations at once, merged for as long as the worker is behind.
+
+A frame leaves as soon as there is something to send and fewer than the allowed number wait for acknowledgement. Until
+then tokens of the same choice are merged, so the busier the path, the bigger the frames; a lone stream waits for nothing.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from google.rpc import status_pb2
+
+from engine_service.engines import Tokens
+from tokenrelay.engine.v1 import engine_service_pb2
+from tokenrelay.metrics import EngineMetrics
+from tokenrelay.v1 import generation_pb2
+
+Outcome: TypeAlias = engine_service_pb2.EngineSummary | status_pb2.Status
+
+
+@dataclass
+class _Waiting:
+    """What waits of one choice."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[generation_pb2.TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[generation_pb2.TokenLogprobs] = field(default_factory=list)
+    end: generation_pb2.ChoiceEnd | None = None
+
+    def add(self, tokens: Tokens) -> None:
+        self.texts.append(tokens.text)
+        self.token_ids.extend(tokens.token_ids)
+        self.logprobs.extend(tokens.logprobs)
+        self.prompt_logprobs.extend(tokens.prompt_logprobs)
+        self.end = tokens.end
+
+    def delta(self, index: int) -> bytes:
+        """Returns the public delta, serialized: the bytes that reach the client."""
+        return generation_pb2.Delta(
+            index=index,
+            text="".join(self.texts),
+            token_ids=self.token_ids,
+            logprobs=self.logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+        ).SerializeToString()
+
+
+class Frames:
+    """What a session has to send."""
+
+    def __init__(self, in_flight: int, metrics: EngineMetrics) -> None:
+        self._in_flight = in_flight
+        self._metrics = metrics
+        self._waiting: dict[int, dict[int, _Waiting]] = {}
+        self._outcomes: dict[int, Outcome] = {}
+        self._sent = 0
+        self._acknowledged = 0
+        self._closed = False
+        self._wake = asyncio.Event()
+
+    def add(self, key: int, tokens: Tokens) -> None:
+        """Takes new tokens of a generation."""
+        choices = self._waiting.setdefault(key, {})
+        waiting = choices.get(tokens.index)
+        if waiting is None:
+            waiting = choices[tokens.index] = _Waiting()
+        waiting.add(tokens)
+        self._wake.set()
+
+    def conclude(self, key: int, outcome: Outcome) -> None:
+        """Takes a generation's end; it leaves together with the last tokens."""
+        self._outcomes[key] = outcome
+        self._wake.set()
+
+    def drop(self, key: int) -> None:
+        """Forgets what waits of a generation."""
+        self._waiting.pop(key, None)
+        self._outcomes.pop(key, None)
+
+    def acknowledge(self, frame: int) -> None:
+        """Notes that the frames up to a number are in the log."""
+        if frame > self._acknowledged:
+            self._acknowledged = frame
+            self._wake.set()
+
+    def close(self) -> None:
+        """Ends the frames; what waits is dropped."""
+        self._closed = True
+        self._wake.set()
+
+    async def next(self) -> engine_service_pb2.RunSessionResponse | None:
+        """Returns the next frame as soon as there is something in it and it may leave; None after close."""
+        while not self._may_leave():
+            if self._closed:
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        return self._take()
+
+    def _take(self) -> engine_service_pb2.RunSessionResponse:
+        self._sent += 1
+        frame = engine_service_pb2.RunSessionResponse(frame=self._sent)
+        for key, choices in self._waiting.items():
+            self._write(frame, key, choices)
+        for key in self._outcomes.keys() - self._waiting.keys():
+            self._set_outcome(frame.outputs.add(key=key), self._outcomes[key])
+        self._waiting = {}
+        self._outcomes = {}
+        self._metrics.frames.inc()
+        frame.sent_at_ns = time.monotonic_ns()
+        return frame
+
+    def _may_leave(self) -> bool:
+        return bool(self._waiting or self._outcomes) and self._sent - self._acknowledged < self._in_flight
+
+    def _write(self, frame: engine_service_pb2.RunSessionResponse, key: int, choices: dict[int, _Waiting]) -> None:
+        for index, waiting in choices.items():
+            output = frame.outputs.add(key=key, index=index, token_count=len(waiting.token_ids), delta=waiting.delta(index))
+            if waiting.end is not None:
+                output.end.CopyFrom(waiting.end)
+        outcome = self._outcomes.get(key)
+        if outcome is not None:
+            self._set_outcome(output, outcome)
+
+    @staticmethod
+    def _set_outcome(output: engine_service_pb2.Output, outcome: Outcome) -> None:
+        if isinstance(outcome, status_pb2.Status):
+            output.error.CopyFrom(outcome)
+        else:
+            output.summary.CopyFrom(outcome)

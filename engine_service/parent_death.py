@@ -1,0 +1,28 @@
+"""Ties vLLM's own processes to the engine service: they die with it, however it dies, and do not go on holding the device.
+
+vLLM calls `arm` in each of its processes as a general plugin. It asks Linux to kill the process when its parent ends;
+EngineCore's parent is the engine service, and a Worker's parent is EngineCore.
+"""
+
+import ctypes
+import os
+import signal
+
+PARENT_VARIABLE = "TOKENRELAY_ENGINE_SERVICE_PID"  # set by the engine service for its children
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def announce_parent() -> None:
+    """Marks this process as the one that vLLM's processes belong to."""
+    os.environ[PARENT_VARIABLE] = str(os.getpid())  # noqa: TID251  # the only way into a process that vLLM starts
+
+
+def arm() -> None:
+    """Does nothing outside of processes that an engine service's vLLM has started."""
+    service = os.environ.get(PARENT_VARIABLE)  # noqa: TID251
+    if service is None or int(service) == os.getpid():
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent or parent == 1:
+        os.kill(os.getpid(), signal.SIGKILL)  # the parent died before we asked

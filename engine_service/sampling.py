@@ -1,0 +1,62 @@
+"""The contract's sampling parameters as vLLM's keyword arguments; pure, without vLLM.
+
+Only what is set is passed, so that unset means the model's default, then vLLM's.
+"""
+
+from typing import Any
+
+from tokenrelay.v1 import generation_pb2
+
+SCALARS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "min_tokens",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logprobs",
+    "prompt_logprobs",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "thinking_token_budget",
+    "skip_reading_prefix_cache",
+    "watermarking",
+)
+LISTS = ("stop", "stop_token_ids", "bad_words", "allowed_token_ids", "logprob_token_ids")
+STRUCTURED = {"json_schema": "json"}  # the only field whose name differs from vLLM's
+
+
+def keyword_arguments(params: generation_pb2.SamplingParams, index: int) -> dict[str, Any]:
+    """Returns the arguments of one choice, which runs as an engine request of its own: n is 1, the seed its own."""
+    arguments: dict[str, Any] = {name: getattr(params, name) for name in SCALARS if params.HasField(name)}  # type: ignore[arg-type]
+    arguments |= {name: list(getattr(params, name)) for name in LISTS if getattr(params, name)}
+    if params.logit_bias:
+        arguments["logit_bias"] = dict(params.logit_bias)
+    if params.HasField("seed"):
+        arguments["seed"] = params.seed + index
+    return arguments
+
+
+def structured_output(params: generation_pb2.SamplingParams) -> dict[str, Any] | None:
+    """Returns the arguments of vLLM's StructuredOutputsParams, None if no shape is asked for."""
+    kind = params.WhichOneof("structured_output")
+    if kind is None:
+        return None
+    value = list(params.choice.texts) if kind == "choice" else getattr(params, kind)
+    return {STRUCTURED.get(kind, kind): value}
+
+
+def repetition_detection(params: generation_pb2.SamplingParams) -> dict[str, int] | None:
+    """Returns the arguments of vLLM's RepetitionDetectionParams, None if it is not asked for."""
+    if not params.HasField("repetition_detection"):
+        return None
+    detection = params.repetition_detection
+    return {
+        "max_pattern_size": detection.max_pattern_size,
+        "min_pattern_size": detection.min_pattern_size,
+        "min_count": detection.min_count,
+    }

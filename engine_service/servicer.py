@@ -1,0 +1,73 @@
+"""The internal contract: describes the engine and serves workers' sessions."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from grpc_status import rpc_status
+
+from engine_service.engines import Engine
+from engine_service.frames import Frames
+from engine_service.session import Session
+from tokenrelay.engine.v1 import engine_service_pb2, engine_service_pb2_grpc
+from tokenrelay.errors import EngineUnavailableError
+from tokenrelay.metrics import EngineMetrics
+from tokenrelay.status import to_status
+from tokenrelay.telemetry import Tracing
+
+log = structlog.get_logger(__name__)
+
+
+class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
+    """Serves an engine once it is ready."""
+
+    def __init__(self, engine: Engine, frames_in_flight: int, tracing: Tracing, metrics: EngineMetrics) -> None:
+        self._engine = engine
+        self._frames_in_flight = frames_in_flight
+        self._tracing = tracing
+        self._metrics = metrics
+        self._description: engine_service_pb2.DescribeEngineResponse | None = None
+        self._sessions: set[Session] = set()
+
+    def be_ready(self, description: engine_service_pb2.DescribeEngineResponse) -> None:
+        """Serves from now on."""
+        self._description = description
+
+    async def drain(self) -> None:
+        """Refuses new generations and returns when the open ones have ended."""
+        for session in self._sessions:
+            session.drain()
+        for session in list(self._sessions):
+            await session.wait_until_idle()
+
+    async def DescribeEngine(
+        self, request: engine_service_pb2.DescribeEngineRequest, context: Any
+    ) -> engine_service_pb2.DescribeEngineResponse:
+        if self._description is None:
+            raise EngineUnavailableError("the engine is still loading", retry_after=1.0)
+        return self._description
+
+    async def RunSession(
+        self, request_iterator: AsyncIterator[engine_service_pb2.RunSessionRequest], context: Any
+    ) -> AsyncIterator[engine_service_pb2.RunSessionResponse]:
+        if self._description is None:
+            error = EngineUnavailableError("the engine is still loading", retry_after=1.0)
+            await context.abort_with_status(rpc_status.to_status(to_status(error)))
+        frames = Frames(self._frames_in_flight, self._metrics)
+        session = Session(self._engine, frames, self._tracing, self._metrics)
+        self._sessions.add(session)
+        log.info("session opened", peer=context.peer())
+        obeying = asyncio.create_task(session.obey(request_iterator))
+        obeying.add_done_callback(lambda _: frames.close())
+        try:
+            while (frame := await frames.next()) is not None:
+                yield frame
+        finally:
+            self._sessions.discard(session)
+            obeying.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await obeying
+            await asyncio.shield(session.close())
+            log.info("session closed", peer=context.peer())

@@ -1,0 +1,1 @@
+"""The client side: takes calls, admits them, and relays the token logs."""

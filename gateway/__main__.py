@@ -1,0 +1,12 @@
+"""Runs a gateway: `python -m gateway`."""
+
+import sys
+
+from gateway.app import GatewayApplication
+from gateway.settings import GatewaySettings
+from tokenrelay import lifecycle, logs, settings
+
+if __name__ == "__main__":
+    configuration = settings.load(GatewaySettings)
+    logs.set_up("gateway", configuration)
+    sys.exit(lifecycle.serve(GatewayApplication(configuration)))

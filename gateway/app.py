@@ -1,0 +1,120 @@
+"""The gateway's composition root, and its life: start up, run, drain, stop."""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from gateway.admission import Admission
+from gateway.directory import ModelDirectory
+from gateway.model_servicer import ModelServicer
+from gateway.readers import Readers
+from gateway.servicer import GenerationServicer
+from gateway.settings import GatewaySettings
+from gateway.validation import Limits
+from tokenrelay import grpc_server, metrics, telemetry
+from tokenrelay.errors import DrainingError
+from tokenrelay.http_endpoint import HttpEndpoint
+from tokenrelay.interceptors import CallInterceptor
+from tokenrelay.lifecycle import StartUpError
+from tokenrelay.token_log import assembly
+from tokenrelay.token_log.feed import Feed
+from tokenrelay.token_log.reaper import Reaper
+from tokenrelay.token_log.registry import Registry
+from tokenrelay.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
+
+log = structlog.get_logger(__name__)
+
+SERVICES = ("tokenrelay.v1.GenerationService", "tokenrelay.v1.ModelService")
+HEALTH_INTERVAL = 0.5  # seconds
+LAST_WORDS_SECONDS = 1.0  # for streams to be told that this gateway is leaving
+
+
+class GatewayApplication:
+    """One gateway process."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._gateway_id = settings.gateway_id or f"{os.uname().nodename}:{settings.port}:{os.getpid()}"
+        self._resources = AsyncExitStack()
+        self._draining = False
+        self.port = settings.port
+
+    async def start_up(self) -> None:
+        settings, gateway_id = self._settings, self._gateway_id
+        registry = metrics.new_registry()
+        tracing = telemetry.set_up("tokenrelay-gateway", gateway_id, settings)
+        self._resources.callback(tracing.shut_down)
+        self._open_metrics(registry)
+        gateway_metrics = metrics.GatewayMetrics(registry)
+
+        self._store = assembly.open_store(settings)
+        self._resources.push_async_callback(self._store.connection.close)
+        self._feed = Feed(self._store, gateway_id, round(settings.watch_seconds * 1000))
+        gateway_metrics.followers.set_function(self._feed.__len__)
+        self._directory = ModelDirectory(Registry(self._store.connection), self._store, gateway_metrics)
+        self._reaper = Reaper(self._store, metrics.ReaperMetrics(registry))
+        self._readers = Readers(self._store, self._feed, tracing, gateway_metrics, settings.call_patience_seconds)
+        admission = Admission(
+            directory=self._directory,
+            clock=self._store.connection.clock,
+            limits=Limits(settings.max_choices, settings.max_time_seconds),
+            shards=settings.shards,
+            grace_ms=round(settings.disconnect_grace_seconds * 1000),
+        )
+        self._servicer = GenerationServicer(admission, self._readers, self._store)
+
+        interceptor = CallInterceptor(tracing, metrics.CallMetrics(registry), settings.max_message_bytes)
+        self._server = grpc_server.build(settings, SERVICES, [interceptor])
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
+        await self._server.set_serving(False)
+        self.port = await self._server.listen(settings.host, settings.port)
+        self._resources.push_async_callback(self._server.server.stop, None)
+        log.info("listening", host=settings.host, port=self.port, gateway_id=gateway_id)
+        await self._wait_for_store()
+
+    def _open_metrics(self, registry: CollectorRegistry) -> None:
+        settings = self._settings
+        if settings.metrics_port is not None:
+            endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, registry, self._problem)
+            self._resources.callback(endpoint.close)
+
+    def _problem(self) -> str | None:
+        if self._draining:
+            return "draining"
+        return None if self._directory.store_answers else "redis does not answer"
+
+    async def _wait_for_store(self) -> None:
+        try:
+            await self._store.connection.wait_until_ready()
+        except RuntimeError as error:
+            raise StartUpError(str(error)) from error
+        await self._directory.refresh()
+        await self._server.set_serving(True)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for work in (self._feed.run, self._directory.run, self._reaper.run, self._report_health):
+                tasks.create_task(work())
+
+    async def _report_health(self) -> None:
+        while True:
+            await self._server.set_serving(self._directory.store_answers and not self._draining)
+            await asyncio.sleep(HEALTH_INTERVAL)
+
+    async def drain(self) -> None:
+        """Refuses new calls, lets open ones end, and tells those that do not to go to another gateway."""
+        self._draining = True
+        self._servicer.drain()
+        await self._server.set_serving(False)
+        stopping = asyncio.create_task(self._server.server.stop(self._settings.drain_seconds + LAST_WORDS_SECONDS))
+        await asyncio.wait({stopping}, timeout=self._settings.drain_seconds)
+        self._readers.leave()
+        self._feed.fail_all(DrainingError("this gateway is stopping; attach through another one", retry_after=0.1))
+        await stopping
+
+    async def stop(self) -> None:
+        await self._resources.aclose()

@@ -1,0 +1,126 @@
+"""The public contract: every call of GenerationService, each as the steps of its story."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from gateway import answers
+from gateway.admission import Admission
+from gateway.readers import Reader, Readers
+from tokenrelay import calls, telemetry, timings
+from tokenrelay.errors import DrainingError, OutOfRangeError
+from tokenrelay.token_log.store import GenerationStore, LogItem
+from tokenrelay.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
+
+GENERATION_ID, TRACE_ID = "tokenrelay-generation-id", "tokenrelay-trace-id"  # initial metadata
+TIMINGS, SERVER_TIMING = "tokenrelay-timings-bin", "server-timing"  # trailing metadata
+
+CANCEL, DETACH = generation_pb2.DISCONNECT_POLICY_CANCEL, generation_pb2.DISCONNECT_POLICY_DETACH
+Context = Any  # grpc.aio.ServicerContext, whose type parameters say nothing here
+
+
+class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
+    """Serves generations. A stream's responses are bytes already: deltas are forwarded as the engine service made them."""
+
+    def __init__(self, admission: Admission, readers: Readers, store: GenerationStore) -> None:
+        self._admission = admission
+        self._readers = readers
+        self._store = store
+        self._draining = False
+
+    def drain(self) -> None:
+        """Refuses new work from now on; what is open goes on."""
+        self._draining = True
+
+    async def Generate(
+        self, request: generation_service_pb2.GenerateRequest, context: Context
+    ) -> generation_service_pb2.GenerateResponse:
+        self._refuse_while_draining()
+        submission = await self._admission.admit(request, context.time_remaining(), CANCEL)
+        async with self._readers.submitted(submission, end_only=True) as reader:
+            await _send_metadata(context, reader)
+            items = [item async for page in reader.pages() for item in page]
+            record = await self._store.read_record(reader.generation_id)
+            times = self._readers.ended(items[-1])
+            _set_trailers(context, times)
+            return generation_service_pb2.GenerateResponse(generation=answers.generation(record, items, times))
+
+    async def GenerateStream(  # type: ignore[override]  # bytes stand for responses
+        self, request: generation_service_pb2.GenerateStreamRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        self._refuse_while_draining()
+        submission = await self._admission.admit(request, context.time_remaining(), CANCEL)
+        async with self._readers.submitted(submission) as reader:
+            async for response in self._relay(reader, context):
+                yield response
+
+    async def SubmitGeneration(
+        self, request: generation_service_pb2.SubmitGenerationRequest, context: Context
+    ) -> generation_service_pb2.SubmitGenerationResponse:
+        self._refuse_while_draining()
+        submission = await self._admission.admit(request, None, DETACH)
+        generation_id = await self._readers.submit_detached(submission)
+        return generation_service_pb2.SubmitGenerationResponse(generation_id=generation_id)
+
+    async def AttachGeneration(  # type: ignore[override]  # bytes stand for responses
+        self, request: generation_service_pb2.AttachGenerationRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        self._refuse_while_draining()
+        if request.after_sequence < 0:
+            raise OutOfRangeError.of_field("after_sequence", f"is {request.after_sequence}; must be at least 0")
+        async with self._readers.joined(request.generation_id, request.after_sequence) as reader:
+            async for response in self._relay(reader, context):
+                yield response
+
+    async def GetGeneration(
+        self, request: generation_service_pb2.GetGenerationRequest, context: Context
+    ) -> generation_service_pb2.GetGenerationResponse:
+        record = await self._store.read_record(request.generation_id)
+        items = await self._store.read_whole_log(request.generation_id)
+        whole = answers.generation(record, items, _stored_timings(items))
+        whole.prompt_logprobs.extend(answers.prompt_logprobs(items))
+        return generation_service_pb2.GetGenerationResponse(generation=whole)
+
+    async def CancelGeneration(
+        self, request: generation_service_pb2.CancelGenerationRequest, context: Context
+    ) -> generation_service_pb2.CancelGenerationResponse:
+        state = await self._store.cancel(request.generation_id)
+        return generation_service_pb2.CancelGenerationResponse(state=state)
+
+    async def _relay(self, reader: Reader, context: Context) -> AsyncIterator[bytes]:
+        """Yields a reader's events, the accepted one first and the finished one last."""
+        await _send_metadata(context, reader)
+        yield answers.accepted(reader.generation_id, reader.after)
+        async for page in reader.pages():
+            for response in answers.deltas(page):
+                yield response
+        times = self._readers.ended(page[-1])
+        _set_trailers(context, times)
+        yield _finished(page[-1], times)
+
+    def _refuse_while_draining(self) -> None:
+        if self._draining:
+            raise DrainingError("this gateway is stopping; call another one", retry_after=0.1)
+
+
+def _finished(item: LogItem, times: generation_pb2.Timings) -> bytes:
+    assert item.terminal is not None
+    attempts = len(item.terminal.timeline.lost_attempts) + 1
+    return answers.finished(item.sequence, item.terminal, attempts, item.terminal.trace_id, times)
+
+
+def _stored_timings(items: list[LogItem]) -> generation_pb2.Timings | None:
+    if not items or items[-1].terminal is None or not items[-1].terminal.HasField("timeline"):
+        return None
+    return timings.timings(items[-1].terminal.timeline, items[-1].finished_us)
+
+
+async def _send_metadata(context: Context, reader: Reader) -> None:
+    metadata = [(GENERATION_ID, reader.generation_id)]
+    trace_id = telemetry.trace_id(calls.current().context)
+    if trace_id:
+        metadata.append((TRACE_ID, trace_id))
+    await context.send_initial_metadata(tuple(metadata))
+
+
+def _set_trailers(context: Context, times: generation_pb2.Timings) -> None:
+    context.set_trailing_metadata(((TIMINGS, times.SerializeToString()), (SERVER_TIMING, answers.server_timing(times))))

@@ -1,0 +1,21 @@
+"""What a gateway can be told."""
+
+from pydantic import Field
+
+from tokenrelay.settings import Count, Port, Seconds, ServerSettings, StoreSettings
+
+
+class GatewaySettings(StoreSettings, ServerSettings):
+    """Settings of the gateway; the variables begin with TOKENRELAY_."""
+
+    port: Port = Field(50051, description="the port to listen on; 0: any free one")
+    gateway_id: str | None = Field(
+        None,
+        pattern=r"^[\w.:-]+$",
+        description="this gateway's name, unique among all; unset: host, port and process id",
+    )
+    disconnect_grace_seconds: Seconds = Field(10.0, description="how long CANCEL_AFTER_GRACE waits for a reader to come back")
+    watch_seconds: Seconds = Field(15.0, description="how long a dead gateway still counts as a reader")
+    call_patience_seconds: Seconds = Field(5.0, description="how long a new call waits for Redis before it is refused")
+    max_choices: Count = Field(16, description="the largest n")
+    max_time_seconds: Seconds = Field(86_400.0, description="the longest queue_timeout and time_limit")

@@ -1,0 +1,56 @@
+"""The small HTTP server beside each process: /metrics for Prometheus, /healthz for probes.
+
+It runs on a thread of its own, so that it answers while the event loop is busy.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from tokenrelay.lifecycle import StartUpError
+
+HealthCheck = Callable[[], str | None]  # what is wrong, or None if nothing is
+
+
+class HttpEndpoint:
+    """Serves a registry and a health check until closed."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: HealthCheck) -> None:
+        try:
+            self._server = make_server(host, port, _application(registry, health), _Server, _QuietHandler)
+        except OSError as error:
+            raise StartUpError(f"metrics cannot listen on {host}:{port}: {error.strerror}") from error
+        self.port: int = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class names it
+        """Logs nothing; probes come every few seconds."""
+
+
+def _application(registry: CollectorRegistry, health: HealthCheck) -> Callable[..., Iterable[bytes]]:
+    metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
+
+    def respond(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environment["PATH_INFO"] != "/healthz":
+            return metrics(environment, start_response)
+        problem = health()
+        start_response("503 Service Unavailable" if problem else "200 OK", [("Content-Type", "text/plain")])
+        return [(problem or "ok").encode() + b"\n"]
+
+    return respond

@@ -1,0 +1,46 @@
+"""Structured logs: one event a line, JSON for machines or columns for people.
+
+The library is structlog, because an event's fields stay fields until the last moment.
+"""
+
+import logging
+import sys
+
+import structlog
+
+from tokenrelay.settings import ProcessSettings
+
+
+def set_up(process: str, settings: ProcessSettings) -> None:
+    """Configures logging once, before the event loop runs; every line carries the process' name."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    if as_json:
+        last: list[structlog.typing.Processor] = [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(default=str),
+        ]
+    else:
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    # Libraries log through the standard module; their warnings go the same way.
+    renderer = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *last,
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(renderer)
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)

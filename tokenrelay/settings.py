@@ -1,0 +1,99 @@
+"""Settings from environment variables: one frozen class per process, one field per variable.
+
+The library is pydantic-settings, because it checks types and bounds and names what is wrong. A field's variable is its
+name in capitals after TOKENRELAY_; the tracing variables are OpenTelemetry's own.
+"""
+
+import sys
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "TOKENRELAY_"
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ProcessSettings(BaseSettings):
+    """What every process can be told."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least important log line that is written"
+    )
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+    log_content: bool = Field(False, description="whether prompts and outputs may appear in logs and spans")
+    metrics_host: str = Field("127.0.0.1", description="where /metrics and /healthz listen")
+    metrics_port: Port | None = Field(None, description="port of /metrics and /healthz; unset: none, 0: any free one")
+    drain_seconds: Seconds = Field(30.0, description="how long a stopping process waits for its work")
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="where spans go; unset: tracing is off"
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", description="the same for traces alone"
+    )
+    otel_exporter_otlp_protocol: Literal["grpc", "http/protobuf"] = Field(
+        "grpc", validation_alias="OTEL_EXPORTER_OTLP_PROTOCOL", description="how spans are sent"
+    )
+    otel_sdk_disabled: bool = Field(False, validation_alias="OTEL_SDK_DISABLED", description="turns tracing off")
+
+    @property
+    def tracing(self) -> bool:
+        """Whether spans are exported."""
+        endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
+        return bool(endpoint) and not self.otel_sdk_disabled
+
+
+class ServerSettings(ProcessSettings):
+    """What every gRPC server can be told."""
+
+    host: str = Field("127.0.0.1", description="the address to listen on")
+    reflection: bool = Field(True, description="whether grpcurl and buf curl may ask for the contract")
+    max_message_bytes: Count = Field(4 * 1024 * 1024, description="the largest request, in bytes")
+    keepalive_seconds: Seconds = Field(
+        10.0, description="how long a silent connection is left without a ping, and a ping without an answer"
+    )
+
+
+class StoreSettings(ProcessSettings):
+    """What every process that uses Redis can be told. Gateways and workers must agree on these."""
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="redis:// or rediss://, with user name, password and database"
+    )
+    redis_patience_seconds: Seconds = Field(30.0, description="how long work waits for Redis to come back")
+    shards: Count = Field(1, description="how many hash tags the keys are spread over")
+    lease_seconds: Seconds = Field(5.0, description="how long a worker may go without renewing before another takes over")
+    retention_seconds: Seconds = Field(3600.0, description="how long a generation stays readable after its end")
+    queue_generations: Count = Field(10_000, description="how many generations may wait for a model in a shard")
+    queue_bytes: Count = Field(256 * 1024 * 1024, description="how many bytes of requests these may have")
+    memory_accept_below: Share = Field(0.9, description="share of Redis' maxmemory above which new work is refused")
+    memory_drop_above: Share = Field(
+        0.8, description="share of Redis' maxmemory above which the oldest finished generations go early"
+    )
+
+
+Settings = TypeVar("Settings", bound=ProcessSettings)
+
+
+def load(kind: type[Settings]) -> Settings:
+    """Reads the environment; on a wrong value names its variable and ends the process with status 2."""
+    try:
+        return kind()
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"{variable(kind, str(problem['loc'][0]))}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+
+
+def variable(kind: type[ProcessSettings], name: str) -> str:
+    """Returns the environment variable of a field, given the field's name or the variable itself."""
+    field = kind.model_fields.get(name)
+    if field is None:
+        return name
+    return str(field.validation_alias) if field.validation_alias else PREFIX + name.upper()

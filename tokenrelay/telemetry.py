@@ -1,0 +1,131 @@
+"""Tracing: the OpenTelemetry SDK, set up once per process, and spans with given instants.
+
+Without an endpoint nothing is set up and every span is a no-op. Instants are given by us because most hops are known
+only when they are over, from the engine's or Redis' clock.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from tokenrelay.settings import ProcessSettings
+
+SPANS_WAITING = 65_536  # spans that may wait for export; more are dropped and counted by the SDK
+
+_propagator = TraceContextTextMapPropagator()
+Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """A process' tracer, and its end."""
+
+    tracer: Tracer
+    provider: TracerProvider | None = None
+
+    @property
+    def enabled(self) -> bool:
+        return self.provider is not None
+
+    def span(
+        self,
+        name: str,
+        *,
+        parent: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        start_ns: int | None = None,
+        attributes: Attributes | None = None,
+        links: Sequence[Link] = (),
+    ) -> Span:
+        """Starts a span; the instant is in nanoseconds since the epoch, now if None."""
+        return self.tracer.start_span(
+            name, context=parent or Context(), kind=kind, start_time=start_ns, attributes=attributes, links=links
+        )
+
+    def past_span(
+        self, name: str, start_ns: int, end_ns: int, *, parent: Context, attributes: Attributes | None = None
+    ) -> None:
+        """Records a span that is over."""
+        if self.enabled:
+            self.span(name, parent=parent, start_ns=start_ns, attributes=attributes).end(max(start_ns, end_ns))
+
+    def shut_down(self) -> None:
+        """Exports what waits, then ends."""
+        if self.provider is not None:
+            self.provider.shutdown()
+
+
+def set_up(service: str, instance: str, settings: ProcessSettings) -> Tracing:
+    """Returns a process' tracing, off if no endpoint is set.
+
+    Args:
+        service: becomes service.name unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise.
+        instance: becomes service.instance.id.
+        settings: say whether and how spans are exported.
+    """
+    if not settings.tracing:
+        return Tracing(NoOpTracer())
+    named = {"service.name": service, "service.instance.id": instance, "service.namespace": "tokenrelay"}
+    from_environment = Resource.create().attributes
+    if str(from_environment.get("service.name", "")).startswith("unknown_service"):
+        from_environment = {name: value for name, value in from_environment.items() if name != "service.name"}
+    provider = TracerProvider(resource=Resource({**named, **from_environment}))
+    provider.add_span_processor(BatchSpanProcessor(_exporter(settings), max_queue_size=SPANS_WAITING))
+    return Tracing(provider.get_tracer("tokenrelay"), provider)
+
+
+def _exporter(settings: ProcessSettings) -> SpanExporter:
+    """Returns the OTLP exporter of the chosen protocol; it reads the other OTEL_EXPORTER_OTLP_* variables itself."""
+    protocol = "grpc" if settings.otel_exporter_otlp_protocol == "grpc" else "http"
+    module = import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter")
+    exporter: SpanExporter = module.OTLPSpanExporter()
+    return exporter
+
+
+def traceparent_of(context: Context) -> str:
+    """Returns a context's W3C traceparent; empty if it has none."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier, context)
+    return carrier.get("traceparent", "")
+
+
+def context_of(traceparent_value: str) -> Context:
+    """Returns the context that a W3C traceparent stands for; empty if it is empty or malformed."""
+    return _propagator.extract({"traceparent": traceparent_value}, Context())
+
+
+def child_context(span: Span) -> Context:
+    """Returns the context in which children of a span are started."""
+    return trace.set_span_in_context(span, Context())
+
+
+def trace_id(context: Context) -> str:
+    """Returns a context's trace id in hexadecimal; empty if there is none."""
+    span = trace.get_current_span(context).get_span_context()
+    return trace.format_trace_id(span.trace_id) if span.is_valid else ""
+
+
+def link_to(context: Context) -> list[Link]:
+    """Returns a link to a context's span, if there is one."""
+    span = trace.get_current_span(context).get_span_context()
+    return [Link(span)] if span.is_valid else []
+
+
+def fail(span: Span, error_type: str, description: str | None = None) -> None:
+    """Marks a span as failed."""
+    span.set_attribute("error.type", error_type)
+    span.set_status(Status(StatusCode.ERROR, description))
+
+
+def wall_ns(monotonic_ns: int) -> int:
+    """Returns the nanoseconds since the epoch of one of our monotonic instants."""
+    return time.time_ns() - (time.monotonic_ns() - monotonic_ns)
