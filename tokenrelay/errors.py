@@ -49,6 +49,8 @@ class TokenrelayError(Exception):
         reason: what ErrorInfo.reason says.
         retry_after: seconds after which a retry makes sense, or None if it makes none.
         violations: the wrong fields, for BadRequest.
+        generation_id: which generation it is about, if a client knows.
+        trace_id: the trace of the call, in hexadecimal, if a client knows.
     """
 
     code: ClassVar[int] = code_pb2.UNKNOWN
@@ -59,6 +61,8 @@ class TokenrelayError(Exception):
         self.message = message
         self.retry_after = retry_after
         self.violations = tuple(violations)
+        self.generation_id: str | None = None
+        self.trace_id: str | None = None
 
 
 class InvalidRequestError(TokenrelayError):

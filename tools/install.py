@@ -62,7 +62,9 @@ def detect_accelerator() -> str:
 def install_once(lock: Path, accelerator: str) -> None:
     """Installs a lock unless this very lock is installed already."""
     stamp = VENV / f".installed-{lock.stem}"
-    wanted = hashlib.sha256(lock.read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    # The project's own packages are part of it too: an editable install lists them once.
+    inputs = (lock, Path(__file__), ROOT / "pyproject.toml")
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     prepare_environment()

@@ -1,0 +1,68 @@
+# Everything that is done with this repository; CI calls the same targets.
+
+PYTHON ?= python3
+VENV := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo up down status logs test test-gpu lint format verify generate lock model clean
+
+help: ## Lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: ## Installs what running needs into .venv; ACCELERATOR=cpu|gpu overrides what the machine has
+	@$(PYTHON) tools/install.py $(if $(ACCELERATOR),--accelerator $(ACCELERATOR))
+
+setup-dev: ## Installs what tests and lint need too
+	@$(PYTHON) tools/install.py --dev $(if $(ACCELERATOR),--accelerator $(ACCELERATOR))
+
+demo: setup ## Starts everything, streams one answer of a real model, shows where the time went, stops everything
+	@$(VENV)/python -m deploy.local demo
+
+up: setup ## Starts the stack and returns when it serves; ENGINE=vllm|simulated MODEL= GATEWAYS= WORKERS= PORT= REDIS_URL=
+	@$(VENV)/python -m deploy.local up
+
+down: ## Stops the stack
+	@$(VENV)/python -m deploy.local down
+
+status: ## Shows the stack's processes and what they serve
+	@$(VENV)/python -m deploy.local status
+
+logs: ## Shows the last log lines; FOLLOW=1 goes on
+	@$(VENV)/python -m deploy.local logs
+
+test: setup-dev ## Runs lint and all tests that need no GPU
+	@$(MAKE) --no-print-directory lint
+	@$(VENV)/pytest
+
+test-gpu: setup-dev ## Runs the tests that need a GPU
+	@$(VENV)/pytest -m gpu
+
+lint: setup-dev ## ruff, mypy, import-linter, buf, and that the stubs are what the protos give
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy
+	@$(VENV)/lint-imports
+	@node_modules/.bin/buf lint protos
+	@node_modules/.bin/buf format protos --diff --exit-code
+	@$(MAKE) --no-print-directory verify
+
+format: ## Formats Python and protos
+	@$(VENV)/ruff check --fix .
+	@$(VENV)/ruff format .
+	@node_modules/.bin/buf format protos --write
+
+generate: setup-dev ## Generates the stubs of protos/
+	@sh tools/generate.sh
+
+verify: ## Checks that the checked-in stubs are what the protos give
+	@sh tools/verify.sh
+
+lock: setup ## Resolves requirements/*.in into the pinned requirements/*.txt
+	@sh tools/lock.sh
+
+model: setup ## Trains the demo model anew
+	@$(VENV)/python models/demo/train.py
+
+clean: ## Removes what was installed and what ran
+	@rm -rf .venv node_modules .tokenrelay

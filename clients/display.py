@@ -1,0 +1,99 @@
+"""How the command line shows hops, traces and models."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clients.traces import TraceSpan
+from tokenrelay.v1 import generation_pb2, model_service_pb2
+
+BAR_WIDTH = 40
+
+
+def show_hops(console: Console, times: generation_pb2.Timings, client_ms: float | None = None) -> None:
+    """Prints the hops with their shares of the total, and what the client measured beside it."""
+    total_ms = times.total.ToMicroseconds() / 1000
+    table = Table(title="Where the time went", show_edge=False, pad_edge=False)
+    table.add_column("hop")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    for hop in times.hops:
+        name = generation_pb2.HopKind.Name(hop.kind).removeprefix("HOP_KIND_").lower().replace("_", " ")
+        milliseconds = hop.duration.ToMicroseconds() / 1000
+        table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / total_ms:.1%}" if total_ms else "")
+    table.add_section()
+    added_ms = sum(hop.duration.ToMicroseconds() for hop in times.hops) / 1000
+    table.add_row("all hops", f"{added_ms:.3f}", "")
+    table.add_row("total", f"{total_ms:.3f}", "")
+    if client_ms is not None:
+        table.add_row("measured by the client", f"{client_ms:.3f}", "")
+    if times.HasField("time_to_first_token"):
+        table.add_row("time to first token", f"{times.time_to_first_token.ToMicroseconds() / 1000:.3f}", "")
+    console.print(table)
+
+
+def show_trace(console: Console, spans: Sequence[TraceSpan]) -> None:
+    """Prints a trace as a waterfall: one line a span, children below their parents, bars on one time line."""
+    begin = min(span.start_ns for span in spans)
+    length = max(1, max(span.end_ns for span in spans) - begin)
+    rows = [("  " * depth + _short(span.name), span) for span, depth in _as_tree(spans)]
+    name_width = max(len(name) for name, _ in rows)
+    console.print(f"Trace {spans[0].trace_id}, {len(spans)} spans", style="italic", highlight=False)
+    for name, span in rows:
+        milliseconds = (span.end_ns - span.start_ns) / 1e6
+        bar = _bar((span.start_ns - begin) / length, (span.end_ns - begin) / length)
+        line = Text(f"{name:<{name_width}}  {span.service:<8}{milliseconds:>10.3f} ms  {bar}".rstrip())
+        line.stylize("red" if span.failed else "")
+        console.print(line, highlight=False)
+
+
+def _short(name: str) -> str:
+    """Returns a span's name without what all of ours have in common."""
+    return name.replace("tokenrelay.v1.", "").replace("tokenrelay:", "")
+
+
+def _as_tree(spans: Sequence[TraceSpan]) -> list[tuple[TraceSpan, int]]:
+    """Returns the spans with their depths, parents before children, by time."""
+    known = {span.span_id for span in spans}
+    children: dict[str, list[TraceSpan]] = {}
+    for span in sorted(spans, key=lambda one: (one.start_ns, -one.end_ns)):
+        children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
+    ordered: list[tuple[TraceSpan, int]] = []
+
+    def visit(parent: str, depth: int) -> None:
+        for span in children.get(parent, ()):
+            ordered.append((span, depth))
+            visit(span.span_id, depth + 1)
+
+    visit("", 0)
+    return ordered
+
+
+def _bar(start: float, end: float) -> str:
+    left = min(BAR_WIDTH - 1, int(start * BAR_WIDTH))
+    return " " * left + "█" * max(1, round((end - start) * BAR_WIDTH))
+
+
+def show_models(console: Console, models: Sequence[model_service_pb2.Model]) -> None:
+    """Prints what is served, with limits and load."""
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("model", "engine", "context", "workers", "running", "slots", "queued"):
+        table.add_column(heading, justify="left" if heading in ("model", "engine") else "right")
+    for model in models:
+        engine = f"{model.engine_version}" if model.engine == "vllm" else "simulated: computes no model"
+        numbers = (model.max_model_len, model.workers, model.running, model.slots, model.queued)
+        table.add_row(model.name, engine, *(str(number) for number in numbers))
+    console.print(table)
+
+
+def show_generation(console: Console, generation: generation_pb2.Generation) -> None:
+    """Prints a generation as far as it got."""
+    state = generation_pb2.GenerationState.Name(generation.state).removeprefix("GENERATION_STATE_")
+    console.print(f"{generation.generation_id}  {state}  {generation.model}  sequence {generation.sequence}", highlight=False)
+    for choice in generation.choices:
+        label = f"[{choice.index}] " if len(generation.choices) > 1 else ""
+        console.print(label + choice.text, markup=False, highlight=False)
+    if generation.HasField("error"):
+        console.print(f"error: {generation.error.message}", style="red", markup=False)

@@ -1,0 +1,57 @@
+"""What the streams of both clients have in common: their state, and which call opens them next."""
+
+from typing import Any
+
+from clients.resumption import Deadline, Position
+from clients.tracing import CallSpan
+from tokenrelay.errors import TokenrelayError
+from tokenrelay.v1 import generation_pb2, generation_service_pb2
+
+
+class StreamState:
+    """A generation that is read, through one call after the other if need be.
+
+    Attributes:
+        position: where it stands; has the generation's id.
+    """
+
+    def __init__(
+        self, request: generation_service_pb2.GenerateStreamRequest | None, position: Position, deadline: Deadline
+    ) -> None:
+        self.position = position
+        self._request = request
+        self._deadline = deadline
+        model = request.spec.model if request else ""
+        self._span = CallSpan("GenerateStream" if request else "AttachGeneration", model)
+        self._call: Any = None
+
+    @property
+    def generation_id(self) -> str:
+        """The generation's id; empty until it is accepted."""
+        return self.position.generation_id
+
+    @property
+    def finished(self) -> generation_pb2.Finished | None:
+        """How it ended; None until then."""
+        return self.position.finished
+
+    def _open(self, stub: Any) -> Any:
+        """Makes the next call: the first one, or one that goes on where the last one broke."""
+        left, metadata = self._deadline.left(), self._span.metadata
+        if self.generation_id:
+            request = generation_service_pb2.AttachGenerationRequest(
+                generation_id=self.generation_id, after_sequence=self.position.sequence
+            )
+            self._call = stub.AttachGeneration(request, timeout=left, metadata=metadata)
+        else:
+            assert self._request is not None
+            self._call = stub.GenerateStream(self._request, timeout=left, metadata=metadata)
+        return self._call
+
+    def _is_to_be_cancelled(self) -> bool:
+        """Tells whether leaving now means that nobody wants the generation any more."""
+        return self._request is not None and self.finished is None and bool(self.generation_id)
+
+    def _named(self, error: TokenrelayError) -> TokenrelayError:
+        error.generation_id = error.generation_id or self.generation_id or None
+        return error

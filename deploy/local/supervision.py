@@ -1,0 +1,126 @@
+"""Runs the stack's processes under supervisord, which restarts what crashes; chosen because it needs neither root nor Docker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from deploy.local.plan import DRAIN_SECONDS, Process, working_directory
+
+STOP_SECONDS = DRAIN_SECONDS + 10  # after which a stopping process is killed
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a process does."""
+
+    name: str
+    state: str
+    pid: int
+    since_seconds: int
+    description: str
+
+
+class Supervisor:
+    """One supervisord in a state folder."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._socket = state / "supervisor.sock"
+        self._pid_file = state / "supervisord.pid"
+
+    def log_file(self, name: str) -> Path:
+        return self._state / "logs" / f"{name}.log"
+
+    def is_running(self) -> bool:
+        """Tells whether it answers."""
+        try:
+            self._call().getState()
+        except (OSError, Fault):
+            return False
+        return True
+
+    def start(self, processes: Sequence[Process]) -> None:
+        """Starts supervisord, and with it all processes."""
+        (self._state / "logs").mkdir(parents=True, exist_ok=True)
+        configuration = self._state / "supervisord.conf"
+        configuration.write_text(self._configuration(processes))
+        subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)], check=True)
+        while not self.is_running():
+            time.sleep(0.05)
+
+    def statuses(self) -> list[Status]:
+        """Returns how all processes do."""
+        return [
+            Status(one["name"], one["statename"], one["pid"], one["now"] - one["start"], one["description"])
+            for one in self._call().getAllProcessInfo()
+        ]
+
+    def stop(self) -> None:
+        """Stops all processes, the gateways first, then supervisord; returns when it has ended."""
+        pid = self.pid()
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGTERM)
+        while self.pid() is not None:
+            time.sleep(0.1)
+
+    def pid(self) -> int | None:
+        """Returns supervisord's process id, None if it does not run."""
+        try:
+            pid = int(self._pid_file.read_text())
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return None
+        return pid
+
+    def _call(self) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        return ServerProxy("http://localhost", transport=transport).supervisor
+
+    def _configuration(self, processes: Sequence[Process]) -> str:
+        head = f"""\
+[unix_http_server]
+file={self._socket}
+
+[supervisord]
+logfile={self._state / "logs" / "supervisord.log"}
+pidfile={self._pid_file}
+directory={working_directory()}
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisorctl]
+serverurl=unix://{self._socket}
+"""
+        return head + "".join(self._program(process) for process in processes)
+
+    def _program(self, process: Process) -> str:
+        environment = ",".join(f'{name}="{_escape(value)}"' for name, value in process.environment.items())
+        return f"""
+[program:{process.name}]
+command={" ".join(f'"{_escape(part)}"' for part in process.command)}
+environment={environment}
+priority={process.priority}
+startsecs=1
+startretries=1000000
+autorestart=true
+stopwaitsecs={STOP_SECONDS}
+redirect_stderr=true
+stdout_logfile={self.log_file(process.name)}
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=1
+"""
+
+
+def _escape(value: str) -> str:
+    return value.replace("%", "%%").replace('"', '\\"')
