@@ -75,7 +75,10 @@ class WorkerApplication:
             self._working = tasks.create_task(self._work())
 
     async def _work(self) -> None:
-        while not self._draining:
+        this_task = asyncio.current_task()
+        assert this_task is not None
+        # A task group that fails while its task is cancelled raises the failure and keeps quiet about the cancel.
+        while not self._draining and not this_task.cancelling():
             model = await self._link.wait_until_serving()
             try:
                 await self._store.prepare_queues(model.model)

@@ -25,8 +25,8 @@ class Execution:
         key: the number that the engine session knows it by.
         fence: what lets this worker write, and no other.
         last: the log's last sequence, as far as this worker has written it.
-        dispatched_ns: when it was sent to the engine; all instants are of our monotonic clock.
-        first_logged_ns: when its first token was durably in the log, if this attempt wrote it.
+        dispatched_ns: when it was sent to the engine, on our monotonic clock.
+        first_logged_us: when its first token was durably in the log, on Redis' clock, if this attempt wrote it.
         over: whether it is out of this worker's hands.
     """
 
@@ -36,7 +36,7 @@ class Execution:
     span: Span
     last: int
     dispatched_ns: int = 0
-    first_logged_ns: int = 0
+    first_logged_us: int = 0
     over: bool = False
     deadline: TimerHandle | None = field(default=None)
 
@@ -72,10 +72,10 @@ class Execution:
         before, self.last = self.last, self.last + output.token_count
         return Addition(self.generation_id, self.fence, before, self.last, entry.SerializeToString())
 
-    def note_logged(self) -> None:
-        """Notes that something is durably in the log now."""
-        if not self.first_logged_ns and self.record.first_us is None:
-            self.first_logged_ns = time.monotonic_ns()
+    def note_logged(self, at_us: int) -> None:
+        """Notes when something was durably in the log."""
+        if not self.first_logged_us and self.record.first_us is None:
+            self.first_logged_us = at_us
 
     def good_ending(self, summary: engine_service_pb2.EngineSummary, engine: PeerClock, store: PeerClock) -> Ending:
         """Returns the end of a generation that went well."""
@@ -110,8 +110,8 @@ class Execution:
         timeline = self.record.timeline()
         if self.dispatched_ns:
             timeline.dispatched_us = store.to_peer(self.dispatched_ns) // 1000
-        if self.first_logged_ns:
-            timeline.first_logged_us = store.to_peer(self.first_logged_ns) // 1000
+        if self.first_logged_us:
+            timeline.first_logged_us = self.first_logged_us
         return timeline
 
 

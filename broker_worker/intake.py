@@ -64,10 +64,13 @@ class Intake:
         """Reads one shard's queue. A read is never cut off: what Redis hands over then would hang until it is found."""
         model = shift.model.model
         while await self._wait_until(lambda: self._wanted(shift) > 0):
+            reading = asyncio.ensure_future(
+                self._store.read_queue(model, self._worker_id, self._wanted(shift), shard, block=True)
+            )
+            # If this task ends first, what is read hangs on this consumer until recovery finds it.
+            reading.add_done_callback(_forget_result)
             try:
-                found = await asyncio.shield(
-                    self._store.read_queue(model, self._worker_id, self._wanted(shift), shard, block=True)
-                )
+                found = await asyncio.shield(reading)
             except StoreUnavailableError:
                 await asyncio.sleep(PAUSE)
                 continue
@@ -132,3 +135,8 @@ class Intake:
     def _report(self) -> None:
         self._metrics.prefetched.set(len(self._entries))
         self._changed.set()
+
+
+def _forget_result(reading: asyncio.Future[list[QueueEntry]]) -> None:
+    if not reading.cancelled():
+        reading.exception()

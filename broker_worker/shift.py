@@ -146,14 +146,12 @@ class Shift:
                     additions.append((execution, execution.addition(output)))
                 self._take_outcome(execution, output, endings, handed_back)
             started = time.monotonic()
-            appended, finished = await self._store.append_and_finish(
-                [addition for _, addition in additions], [ending for _, ending in endings]
-            )
+            written = await self._store.write([addition for _, addition in additions], [ending for _, ending in endings])
             self._measure(additions, time.monotonic() - started)
-            for (execution, _), outcome in zip(additions, appended, strict=True):
-                self._judge_append(execution, outcome)
-            for (execution, ending), outcome in zip(endings, finished, strict=True):
-                self._judge_finish(execution, ending, outcome)
+            for (execution, _), outcome in zip(additions, written.appended, strict=True):
+                self._judge_append(execution, outcome, written.at_us)
+            for (execution, ending), outcome in zip(endings, written.finished, strict=True):
+                self._judge_finish(execution, ending, outcome, written.at_us)
         if handed_back:
             await self.hand_back(handed_back, "the engine service refused it")
 
@@ -182,24 +180,24 @@ class Shift:
         self._metrics.frame_tokens.observe(tokens)
         self._metrics.tokens.inc(tokens)
 
-    def _judge_append(self, execution: Execution, outcome: Outcome) -> None:
+    def _judge_append(self, execution: Execution, outcome: Outcome, at_us: int) -> None:
         if execution.over:
             return
         match outcome:
             case Outcome.OK:
-                execution.note_logged()
+                execution.note_logged(at_us)
             case Outcome.CANCEL:
-                execution.note_logged()
+                execution.note_logged(at_us)
                 self.cancel(execution)
             case Outcome.FENCED | Outcome.GAP:
                 self._lose(execution, f"append: {outcome}")
 
-    def _judge_finish(self, execution: Execution, ending: Ending, outcome: Outcome) -> None:
+    def _judge_finish(self, execution: Execution, ending: Ending, outcome: Outcome, at_us: int) -> None:
         if execution.over:
             return
         if outcome is Outcome.OK:
             self._let_go(execution)
-            self._reports.ended(execution, ending.terminal, self._store.connection.clock.now() // 1000)
+            self._reports.ended(execution, ending.terminal, at_us)
         else:
             self._lose(execution, f"finish: {outcome}")
 
@@ -261,8 +259,8 @@ class Shift:
             if execution.over:
                 return
             ending = execution.bad_ending(state, error, self._store.connection.clock)
-            (outcome,) = await self._store.finish([ending])
-            self._judge_finish(execution, ending, outcome)
+            written = await self._store.write([], [ending])
+            self._judge_finish(execution, ending, written.finished[0], written.at_us)
 
     async def hand_back(self, executions: Sequence[Execution], why: str) -> None:
         """Gives generations back to the front of the queue; another worker, or this one later, goes on with them."""

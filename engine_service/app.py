@@ -17,7 +17,7 @@ from tokenrelay.errors import TokenrelayError
 from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.interceptors import CallInterceptor
 from tokenrelay.lifecycle import StartUpError
-from tokenrelay.metrics import CallMetrics, EngineMetrics
+from tokenrelay.metrics import CallMetrics, EngineMetrics, new_registry
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
@@ -43,13 +43,14 @@ class EngineApplication:
         settings = self._settings
         tracing = telemetry.set_up("tokenrelay-engine", f"{settings.host}:{settings.port}", settings)
         self._resources.callback(tracing.shut_down)
+        # vLLM registers its own metrics in the default registry.
+        registry = REGISTRY if settings.engine == "vllm" else new_registry()
         if settings.metrics_port is not None:
-            # vLLM registers its own metrics in the default registry.
-            endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, REGISTRY, self._problem)
+            endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, registry, self._problem)
             self._resources.callback(endpoint.close)
         self._engine = _make(settings)
-        self._servicer = EngineServicer(self._engine, settings.frames_in_flight, tracing, EngineMetrics(REGISTRY))
-        interceptor = CallInterceptor(tracing, CallMetrics(REGISTRY), settings.max_message_bytes)
+        self._servicer = EngineServicer(self._engine, settings.frames_in_flight, tracing, EngineMetrics(registry))
+        interceptor = CallInterceptor(tracing, CallMetrics(registry), settings.max_message_bytes)
         for_workers = settings.model_copy(update={"max_message_bytes": WORKER_MESSAGE_BYTES})
         self._server = grpc_server.build(for_workers, SERVICES, [interceptor])
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(self._servicer, self._server.server)

@@ -58,7 +58,8 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         frames = Frames(self._frames_in_flight, self._metrics)
         session = Session(self._engine, frames, self._tracing, self._metrics)
         self._sessions.add(session)
-        log.info("session opened", peer=context.peer())
+        peer = context.peer()  # asked for once: after the call's end grpc crashes on it
+        log.info("session opened", peer=peer)
         obeying = asyncio.create_task(session.obey(request_iterator))
         obeying.add_done_callback(lambda _: frames.close())
         try:
@@ -70,4 +71,4 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             with suppress(asyncio.CancelledError, Exception):
                 await obeying
             await asyncio.shield(session.close())
-            log.info("session closed", peer=context.peer())
+            log.info("session closed", peer=peer)

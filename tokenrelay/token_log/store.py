@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from tokenrelay.errors import GenerationNotFoundError, IdempotencyConflictError, QueueFullError, StoreFullError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys, terminals
-from tokenrelay.token_log.connection import NoSuchGroupError, RedisConnection, Script
+from tokenrelay.token_log.connection import NoSuchGroupError, RedisConnection, Reply, Script
 from tokenrelay.token_log.records import Record, as_mapping
 from tokenrelay.v1 import generation_pb2
 
@@ -108,6 +108,14 @@ class Ending(NamedTuple):
     fence: str
     last: int
     terminal: store_pb2.Terminal
+
+
+class Written(NamedTuple):
+    """What became of additions and of endings, each in its order, and when: microseconds of Redis' clock."""
+
+    appended: list[Outcome]
+    finished: list[Outcome]
+    at_us: int
 
 
 class Standing(NamedTuple):
@@ -219,24 +227,15 @@ class GenerationStore:
             for (entry, _), reply in zip(wanted, replies, strict=True)
         ]
 
-    async def append(self, additions: Sequence[Addition]) -> list[Outcome]:
-        """Appends a frame; one outcome per addition."""
-        return await self._per_shard("append", (self.limits.lease_ms,), _addition_items(additions), _outcome)
-
-    async def finish(self, endings: Sequence[Ending]) -> list[Outcome]:
-        """Ends owned generations."""
-        return await self._per_shard("finish", (self.limits.retention_ms,), _ending_items(endings), _outcome)
-
-    async def append_and_finish(
-        self, additions: Sequence[Addition], endings: Sequence[Ending]
-    ) -> tuple[list[Outcome], list[Outcome]]:
-        """Does append, then finish, over one round trip."""
+    async def write(self, additions: Sequence[Addition], endings: Sequence[Ending] = ()) -> Written:
+        """Appends a frame, then ends owned generations, over one round trip."""
         appends = self._batches("append", (self.limits.lease_ms,), _addition_items(additions))
         finishes = self._batches("finish", (self.limits.retention_ms,), _ending_items(endings))
         replies = await self.connection.run_together([batch.call for batch in (*appends, *finishes)])
-        return (
+        return Written(
             _in_order(appends, replies[: len(appends)], len(additions), _outcome),
             _in_order(finishes, replies[len(appends) :], len(endings), _outcome),
+            replies[-1].at_us if replies else 0,
         )
 
     async def renew(self, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
@@ -415,13 +414,11 @@ class _Batch(NamedTuple):
     positions: list[int]
 
 
-def _in_order(
-    batches: Sequence[_Batch], replies: Sequence[Sequence[Any]], count: int, read: Callable[[Any], Read]
-) -> list[Read]:
+def _in_order(batches: Sequence[_Batch], replies: Sequence[Reply], count: int, read: Callable[[Any], Read]) -> list[Read]:
     by_position = {
         position: read(one)
         for batch, reply in zip(batches, replies, strict=True)
-        for position, one in zip(batch.positions, reply, strict=True)
+        for position, one in zip(batch.positions, reply.items, strict=True)
     }
     return [by_position[position] for position in range(count)]
 
