@@ -1,4 +1,4 @@
-"""Runs the stack's processes under supervisord, which restarts what crashes; chosen because it needs neither root nor Docker."""
+"""Runs the stack's processes under supervisord, which restarts what crashes; it needs neither root nor Docker."""
 
 import os
 import signal

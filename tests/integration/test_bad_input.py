@@ -78,11 +78,12 @@ WRONG = [
 async def test_a_wrong_request_is_refused_with_the_field_and_the_limit(
     served: Served, fields: dict[str, Any], message: str
 ) -> None:
-    for call in (
+    calls: tuple[Any, ...] = (
         served.stub.Generate(s.GenerateRequest(**fields)),
         read(served.stub.GenerateStream(s.GenerateStreamRequest(**fields))),
         served.stub.SubmitGeneration(s.SubmitGenerationRequest(**fields)),
-    ):
+    )
+    for call in calls:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
         error = caught.value
@@ -138,7 +139,7 @@ async def test_an_unknown_model_is_not_found(served: Served) -> None:
 
 async def test_bytes_that_are_not_protobuf_are_refused_without_python_text(served: Served) -> None:
     channel = served.stack.channel(served.gateway)
-    call = channel.unary_unary("/tokenrelay.v1.GenerationService/Generate")
+    call: Any = channel.unary_unary("/tokenrelay.v1.GenerationService/Generate")
     for garbage in (b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a\x02\x12\xff", bytes(range(256))):
         code, name, text = await failure(call(garbage))
         assert (code, name) == (INVALID, "INVALID_REQUEST")
@@ -156,7 +157,7 @@ async def test_a_message_over_the_limit_is_refused_with_the_limit(served: Served
 
 @pytest.mark.parametrize("name", ["", "x", "0-" + "0" * 32, "0-" + "f" * 31 + "\N{DIGIT ONE}" * 2, "9-" + "0" * 32])
 async def test_unknown_and_malformed_ids_are_not_found_alike(served: Served, name: str) -> None:
-    calls = [
+    calls: list[Any] = [
         read(served.stub.AttachGeneration(s.AttachGenerationRequest(generation_id=name))),
         served.stub.GetGeneration(s.GetGenerationRequest(generation_id=name)),
         served.stub.CancelGeneration(s.CancelGenerationRequest(generation_id=name)),

@@ -174,7 +174,7 @@ async def test_an_idempotency_key_joins_the_same_request_from_its_beginning(serv
     assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_KEY_IN_USE")
 
 
-LONG = {"max_tokens": 100_000}
+LONG: dict[str, Any] = {"max_tokens": 100_000}
 
 
 async def started(call: Any) -> str:

@@ -93,7 +93,11 @@ class RedisConnection:
         self._block = block
         # redis-py's own timeouts are off: before Python 3.12 they swallow a cancel that comes while a command is sent
         # (asyncio.wait_for returns a result that is there instead of raising). Ours are in _once.
-        options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "socket_connect_timeout": CONNECT_TIMEOUT}
+        options: dict[str, Any] = {
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+        }
         self._commands = redis.asyncio.Redis.from_url(url, max_connections=MOST_CONNECTIONS, **options)
         self._blocking = redis.asyncio.Redis.from_url(url, **options)
         self._channels = redis.asyncio.Redis.from_url(url, **options)
