@@ -40,6 +40,7 @@ class GatewayApplication:
         self._gateway_id = settings.gateway_id or f"{os.uname().nodename}:{settings.port}:{os.getpid()}"
         self._resources = AsyncExitStack()
         self._draining = False
+        self._readers: Readers | None = None
         self.port = settings.port
 
     async def start_up(self) -> None:
@@ -56,7 +57,7 @@ class GatewayApplication:
         gateway_metrics.followers.set_function(self._feed.__len__)
         self._directory = ModelDirectory(Registry(self._store.connection), self._store, gateway_metrics)
         self._reaper = Reaper(self._store, metrics.ReaperMetrics(registry))
-        self._readers = Readers(self._store, self._feed, tracing, gateway_metrics, settings.call_patience_seconds)
+        self._readers = readers = Readers(self._store, self._feed, tracing, gateway_metrics, settings.call_patience_seconds)
         admission = Admission(
             directory=self._directory,
             clock=self._store.connection.clock,
@@ -64,7 +65,7 @@ class GatewayApplication:
             shards=settings.shards,
             grace_ms=round(settings.disconnect_grace_seconds * 1000),
         )
-        self._servicer = GenerationServicer(admission, self._readers, self._store)
+        self._servicer = GenerationServicer(admission, readers, self._store)
 
         interceptor = CallInterceptor(tracing, metrics.CallMetrics(registry), settings.max_message_bytes)
         self._server = grpc_server.build(settings, SERVICES, [interceptor])
@@ -112,9 +113,12 @@ class GatewayApplication:
         await self._server.set_serving(False)
         stopping = asyncio.create_task(self._server.server.stop(self._settings.drain_seconds + LAST_WORDS_SECONDS))
         await asyncio.wait({stopping}, timeout=self._settings.drain_seconds)
-        self._readers.leave()
+        if self._readers is not None:
+            self._readers.leave()
         self._feed.fail_all(DrainingError("this gateway is stopping; attach through another one", retry_after=0.1))
         await stopping
 
     async def stop(self) -> None:
+        if self._readers is not None:
+            self._readers.leave()
         await self._resources.aclose()

@@ -91,6 +91,7 @@ class RedisConnection:
         self.clock = PeerClock()
         self.patience = patience
         self._block = block
+        self._closed = False
         # redis-py's own timeouts are off: before Python 3.12 they swallow a cancel that comes while a command is sent
         # (asyncio.wait_for returns a result that is there instead of raising). Ours are in _once.
         options: dict[str, Any] = {
@@ -103,6 +104,8 @@ class RedisConnection:
         self._channels = redis.asyncio.Redis.from_url(url, **options)
 
     async def close(self) -> None:
+        """Closes all connections; calls that come later fail, since redis-py would connect anew."""
+        self._closed = True
         for client in (self._commands, self._blocking, self._channels):
             await client.aclose()
 
@@ -202,7 +205,8 @@ class RedisConnection:
 
     async def _retried(self, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
         """Calls until it goes through or the patience is over."""
-        give_up_at = time.monotonic() + (self.patience if patience is None else patience)
+        patience = self.patience if patience is None else patience
+        give_up_at = time.monotonic() + (0 if self._closed else patience)
         backoff = FIRST_BACKOFF
         while True:
             try:
@@ -215,6 +219,8 @@ class RedisConnection:
 
     async def _once(self, call: Callable[[], Awaitable[Any]], timeout: float = COMMAND_TIMEOUT) -> Any:
         """Calls once, for a bounded time, and translates what redis-py raises."""
+        if self._closed:
+            raise StoreUnavailableError("this process is stopping")
         try:
             async with asyncio.timeout(timeout):
                 return await call()

@@ -1,0 +1,222 @@
+"""The client library in both classes, a client in another language, and buf curl with nothing but reflection."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients import AsyncClient, Client, RetryPolicy
+from clients.requests import Options
+from engine_service.engines.simulation import expected_tokens, text_of
+from tests.integration.conftest import Served, spec
+from tests.integration.test_calls import state_of
+from tests.support.waiting import eventually
+from tokenrelay import errors
+from tokenrelay.v1 import generation_pb2 as g
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMITS: dict[str, Any] = {"max_tokens": 20, "ignore_eos": True}
+
+
+def expected(text: str = "hello", **sampling: Any) -> tuple[list[int], str]:
+    ids = list(expected_tokens(spec(text, **sampling)))
+    return ids, text_of(ids)
+
+
+async def run(*command: str, **environment: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **environment}, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_the_asynchronous_client(served: Served) -> None:
+    async with AsyncClient(served.gateway.target) as client:
+        whole = await client.generate("hello", **LIMITS)
+        assert (list(whole.choices[0].token_ids), whole.choices[0].text) == expected()
+        async with client.stream("hello", **LIMITS) as stream:
+            assert await stream.text() == expected()[1]
+            assert stream.finished is not None
+        name = await client.submit("hello", **LIMITS)
+        async with client.attach(name) as attached:
+            assert await attached.text() == expected()[1]
+        assert (await client.get(name)).state == g.GENERATION_STATE_FINISHED
+        assert await client.cancel(name) == g.GENERATION_STATE_FINISHED
+        assert [model.name for model in await client.models()] == ["simulated-test"]
+        with pytest.raises(errors.InvalidRequestError, match="temperature: is 9") as caught:
+            await client.generate("hello", temperature=9)
+        assert caught.value.violations[0].field == "spec.sampling_params.temperature"
+        with pytest.raises(errors.GenerationNotFoundError):
+            await client.get("0-" + "0" * 32)
+
+
+async def test_the_synchronous_client(served: Served) -> None:
+    def use() -> None:
+        with Client(served.gateway.target) as client:
+            whole = client.generate("hello", **LIMITS)
+            assert (list(whole.choices[0].token_ids), whole.choices[0].text) == expected()
+            with client.stream("hello", **LIMITS) as stream:
+                assert stream.text() == expected()[1]
+                assert stream.finished is not None
+            name = client.submit("hello", **LIMITS)
+            with client.attach(name) as attached:
+                assert attached.text() == expected()[1]
+            assert client.get(name).state == g.GENERATION_STATE_FINISHED
+            assert client.cancel(name) == g.GENERATION_STATE_FINISHED
+            assert [model.name for model in client.models()] == ["simulated-test"]
+            with pytest.raises(errors.InvalidRequestError, match="temperature: is 9") as caught:
+                client.generate("hello", temperature=9)
+            assert caught.value.violations[0].field == "spec.sampling_params.temperature"
+
+    await asyncio.to_thread(use)
+
+
+async def test_both_classes_have_one_surface() -> None:
+    def surface(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert surface(Client) == surface(AsyncClient)
+
+
+async def test_leaving_a_stream_early_cancels_its_generation(served: Served) -> None:
+    async with AsyncClient(served.gateway.target) as client:
+        async with client.stream("hello", max_tokens=100_000, ignore_eos=True) as stream:
+            async for _ in stream:
+                break
+        name = stream.generation_id
+
+    async def cancelled() -> bool:
+        return await state_of(served, name) == "CANCELLED"
+
+    await eventually(cancelled, "the generation is cancelled", patience=0.9)
+
+
+async def test_leaving_an_attached_stream_cancels_nothing(served: Served) -> None:
+    async with AsyncClient(served.gateway.target) as client:
+        name = await client.submit("hello", max_tokens=500, ignore_eos=True)
+        async with client.attach(name) as stream:
+            async for _ in stream:
+                break
+
+    async def finished() -> bool:
+        return await state_of(served, name) == "FINISHED"
+
+    await eventually(finished, "it ran to its end")
+
+
+async def test_a_stream_goes_on_through_another_gateway_by_itself(served: Served) -> None:
+    second = await served.stack.add_gateway()
+    targets = f"{served.gateway.target},{second.target}"
+    async with AsyncClient(targets) as client:
+        async with client.stream("hello", max_tokens=3000, ignore_eos=True) as stream:
+            texts, ids = [], []
+            async for delta in stream:
+                texts.append(delta.text)
+                ids.extend(delta.token_ids)
+                if stream.position.sequence > 300 and served.gateway.application is not None:
+                    gateway, served.gateway.application = served.gateway.application, None
+                    await gateway.stop()
+        assert (ids, "".join(texts)) == expected(max_tokens=3000)
+        assert stream.finished is not None
+        assert stream.finished.attempts == 1
+    served.gateway.application = gateway
+
+
+async def test_the_synchronous_stream_goes_on_too(served: Served) -> None:
+    second = await served.stack.add_gateway()
+    reached, ready = asyncio.Event(), asyncio.get_running_loop()
+
+    def use() -> tuple[list[int], str]:
+        texts, ids = [], []
+        targets = [served.gateway.target, second.target]
+        with Client(targets) as client, client.stream("hello", max_tokens=3000, ignore_eos=True) as stream:
+            for delta in stream:
+                texts.append(delta.text)
+                ids.extend(delta.token_ids)
+                if len(ids) > 300:
+                    ready.call_soon_threadsafe(reached.set)
+        return ids, "".join(texts)
+
+    using = asyncio.create_task(asyncio.to_thread(use))
+    await reached.wait()
+    await served.gateway.application.stop()
+    assert await using == expected(max_tokens=3000)
+
+
+async def test_a_lost_gateway_is_given_up_on_in_the_end(served: Served) -> None:
+    async with AsyncClient("127.0.0.1:1", retry=RetryPolicy(give_up_after=0.2)) as client:
+        with pytest.raises(errors.UnavailableError):
+            await client.generate("hello")
+
+
+async def test_a_retry_with_the_same_key_joins(served: Served) -> None:
+    async with AsyncClient(served.gateway.target) as client:
+        options = Options(idempotency_key="the same")
+        first = await client.generate("hello", options=options, **LIMITS)
+        second = await client.generate("hello", options=options, **LIMITS)
+        assert first.generation_id == second.generation_id
+        with pytest.raises(errors.IdempotencyConflictError):
+            await client.generate("other", options=options, **LIMITS)
+
+
+async def test_a_client_in_javascript(served: Served) -> None:
+    code, out, err = await run(
+        str(ROOT / ".venv/bin/node"),
+        "tests/javascript/client.js",
+        served.gateway.target,
+        str(ROOT / "protos"),
+        str(ROOT / ".venv/share/protos"),
+    )
+    assert code == 0, err
+    got = {line["what"]: line for line in map(json.loads, out.splitlines())}
+    ids, text = expected("hello from javascript", max_tokens=8)
+    assert (got["unary"]["state"], got["unary"]["tokens"], got["unary"]["text"]) == ("GENERATION_STATE_FINISHED", ids, text)
+    assert got["stream"]["tokens"] == ids
+    assert got["stream"]["events"][0] == "accepted"
+    assert got["stream"]["events"][-1] == "finished"
+    assert got["cancel"]["state"] == "GENERATION_STATE_RUNNING"
+    assert (got["cancelled"]["code"], got["cancelled"]["message"]) == (1, "the generation was cancelled")
+
+
+BUF_CURL = (str(ROOT / "node_modules/.bin/buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge")
+
+
+async def test_buf_curl_with_reflection(served: Served) -> None:
+    url = f"http://{served.gateway.target}/tokenrelay.v1.GenerationService"
+    request = json.dumps({"spec": {"text": "hello", "samplingParams": {"maxTokens": 20, "ignoreEos": True}}})
+    code, out, err = await run(*BUF_CURL, "-d", request, f"{url}/Generate")
+    assert code == 0, err
+    assert json.loads(out)["generation"]["choices"][0]["text"] == expected()[1]
+    code, out, err = await run(*BUF_CURL, "-d", request, f"{url}/GenerateStream")
+    assert code == 0, err
+    decoder, events, rest = json.JSONDecoder(), [], out.strip()
+    while rest:
+        event, end = decoder.raw_decode(rest)
+        events.append(event["event"])
+        rest = rest[end:].lstrip()
+    assert "".join(event.get("delta", {}).get("text", "") for event in events) == expected()[1]
+    code, _, err = await run(*BUF_CURL, "-d", "{}", f"{url}/Generate")
+    assert code == 24, "eight times INVALID_ARGUMENT"
+    assert "spec: is required" in err
+
+
+async def test_buf_curl_lists_the_services(served: Served) -> None:
+    code, out, err = await run(*BUF_CURL, "--list-services", f"http://{served.gateway.target}")
+    assert code == 0, err
+    assert out.split() == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "tokenrelay.v1.GenerationService",
+        "tokenrelay.v1.ModelService",
+    ]
+
+
+async def test_reflection_can_be_turned_off(served: Served) -> None:
+    closed = await served.stack.add_gateway(reflection=False)
+    code, _, err = await run(*BUF_CURL, "--list-services", f"http://{closed.target}")
+    assert code != 0
+    assert "unimplemented" in err
