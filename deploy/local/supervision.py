@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Supervisor:
     def is_running(self) -> bool:
         """Tells whether it answers."""
         try:
-            self._call().getState()
+            with self._calls() as supervisor:
+                supervisor.getState()
         except (OSError, Fault):
             return False
         return True
@@ -59,9 +61,10 @@ class Supervisor:
 
     def statuses(self) -> list[Status]:
         """Returns how all processes do."""
+        with self._calls() as supervisor:
+            found = supervisor.getAllProcessInfo()
         return [
-            Status(one["name"], one["statename"], one["pid"], one["now"] - one["start"], one["description"])
-            for one in self._call().getAllProcessInfo()
+            Status(one["name"], one["statename"], one["pid"], one["now"] - one["start"], one["description"]) for one in found
         ]
 
     def stop(self) -> None:
@@ -82,9 +85,10 @@ class Supervisor:
             return None
         return pid
 
-    def _call(self) -> Any:
-        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
-        return ServerProxy("http://localhost", transport=transport).supervisor
+    @contextmanager
+    def _calls(self) -> Iterator[Any]:
+        with closing(SupervisorTransport(None, None, f"unix://{self._socket}")) as transport:
+            yield ServerProxy("http://localhost", transport=transport).supervisor
 
     def _configuration(self, processes: Sequence[Process]) -> str:
         head = f"""\

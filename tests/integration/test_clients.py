@@ -113,7 +113,8 @@ async def test_a_stream_goes_on_through_another_gateway_by_itself(served: Served
     targets = f"{served.gateway.target},{second.target}"
     async with AsyncClient(targets) as client:
         async with client.stream("hello", max_tokens=3000, ignore_eos=True) as stream:
-            texts, ids = [], []
+            texts: list[str] = []
+            ids: list[int] = []
             async for delta in stream:
                 texts.append(delta.text)
                 ids.extend(delta.token_ids)
@@ -131,7 +132,8 @@ async def test_the_synchronous_stream_goes_on_too(served: Served) -> None:
     reached, ready = asyncio.Event(), asyncio.get_running_loop()
 
     def use() -> tuple[list[int], str]:
-        texts, ids = [], []
+        texts: list[str] = []
+        ids: list[int] = []
         targets = [served.gateway.target, second.target]
         with Client(targets) as client, client.stream("hello", max_tokens=3000, ignore_eos=True) as stream:
             for delta in stream:

@@ -1,0 +1,1 @@
+"""Short scripts that show the library; each takes the gateways as its argument."""

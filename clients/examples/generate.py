@@ -1,0 +1,11 @@
+"""A whole answer, with what it took: `python -m clients.examples.generate [host:port]`."""
+
+import sys
+
+from clients import Client
+
+with Client(*sys.argv[1:]) as client:
+    generation = client.generate("Tell me about the sea.", max_tokens=80, temperature=0)
+
+print(generation.choices[0].text)
+print(f"{generation.usage.completion_tokens} tokens in {generation.timings.total.ToMilliseconds()} ms")

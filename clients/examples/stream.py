@@ -1,0 +1,11 @@
+"""An answer as it comes: `python -m clients.examples.stream [host:port]`."""
+
+import sys
+
+from clients import Client
+
+with Client(*sys.argv[1:]) as client, client.stream("Tell me a story about a river.", max_tokens=120, temperature=0) as stream:
+    for delta in stream:
+        print(delta.text, end="", flush=True)
+
+print(f"\n-- {stream.generation_id}")

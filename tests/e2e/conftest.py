@@ -1,0 +1,26 @@
+"""Whole stacks of real processes: one with the simulated engine, one with vLLM and the demo model."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import local_stack
+from tests.support.local_stack import LocalStack
+
+
+def started(stack: LocalStack) -> Iterator[LocalStack]:
+    up = stack.command("up")
+    assert up.returncode == 0, up.stdout + up.stderr
+    yield stack
+    stack.command("down")
+
+
+@pytest.fixture(scope="session")
+def simulated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    state = tmp_path_factory.mktemp("simulated")
+    yield from started(local_stack.new(state, ENGINE="simulated", GATEWAYS="2", WORKERS="2"))
+
+
+@pytest.fixture(scope="session")
+def vllm_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    yield from started(local_stack.new(tmp_path_factory.mktemp("vllm"), ENGINE="vllm", GATEWAYS="2"))

@@ -1,0 +1,86 @@
+"""The stack as `make up` runs it: real processes under the supervisor, in a folder and on ports of its own."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local import plan
+from deploy.local.settings import StackSettings
+from deploy.local.supervision import Supervisor
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST_PORT, LAST_PORT, STEP = 21_000, 32_000, 100  # below the ports that connections take by themselves
+
+
+@dataclass
+class LocalStack:
+    settings: StackSettings
+    environment: dict[str, str]
+
+    @property
+    def targets(self) -> list[str]:
+        return plan.gateway_targets(self.settings).split(",")
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.settings.state)
+
+    def metrics_port(self, name: str) -> int:
+        (process,) = [one for one in plan.processes(self.settings) if one.name == name]
+        return process.ports[-1]
+
+    def command(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Runs `make up` and the like, without make."""
+        command = [sys.executable, "-m", "deploy.local", name]
+        return subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def pid(self, name: str) -> int:
+        (status,) = [one for one in self.supervisor.statuses() if one.name == name]
+        return status.pid
+
+    def kill(self, name: str, number: int) -> int:
+        """Sends a signal to a process of the stack; returns its id."""
+        pid = self.pid(name)
+        os.kill(pid, number)
+        return pid
+
+    def log(self, name: str) -> str:
+        return self.supervisor.log_file(name).read_text(errors="replace")
+
+
+def new(state: Path, **settings: str) -> LocalStack:
+    values = {"STATE": str(state), "PORT": str(free_port()), **settings}
+    environment = {**os.environ, **values}
+    kept = {name: value for name, value in environment.items() if not name.startswith(("TOKENRELAY_", "OTEL_"))}
+    stack_settings = StackSettings(**{name.lower(): value for name, value in values.items()})  # type: ignore[arg-type]
+    return LocalStack(stack_settings, kept)
+
+
+def free_port() -> int:
+    """A port from which on a whole stack's ports are free."""
+    for port in range(FIRST_PORT, LAST_PORT, STEP):
+        try:
+            for one in range(port, port + STEP):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", one))
+        except OSError:
+            continue
+        return port
+    raise AssertionError("no free ports")
+
+
+async def run(*command: str, environment: dict[str, str] | None = None, stdin: str = "") -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, **(environment or {})},
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate(stdin.encode())
+    return process.returncode or 0, out.decode(), err.decode()
