@@ -28,6 +28,7 @@ SCALARS = (
 )
 LISTS = ("stop", "stop_token_ids", "bad_words", "allowed_token_ids", "logprob_token_ids")
 STRUCTURED = {"json_schema": "json"}  # the only field whose name differs from vLLM's
+STRUCTURED_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
 
 
 def keyword_arguments(params: generation_pb2.SamplingParams, index: int) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def structured_output(params: generation_pb2.SamplingParams) -> dict[str, Any] |
     if kind is None:
         return None
     value = list(params.choice.texts) if kind == "choice" else getattr(params, kind)
-    return {STRUCTURED.get(kind, kind): value}
+    options = {name: getattr(params, name) for name in STRUCTURED_OPTIONS if params.HasField(name)}  # type: ignore[arg-type]
+    return {STRUCTURED.get(kind, kind): value, **options}
 
 
 def repetition_detection(params: generation_pb2.SamplingParams) -> dict[str, int] | None:

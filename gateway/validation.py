@@ -184,6 +184,9 @@ def _strings(path: str, params: generation_pb2.SamplingParams) -> Iterator[Field
 def _structured_output(path: str, params: generation_pb2.SamplingParams) -> Iterator[FieldViolation]:
     kind = params.WhichOneof("structured_output")
     if kind is None:
+        for name in ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"):
+            if params.HasField(name):
+                yield FieldViolation(f"{path}.{name}", "is about structured output, but none is asked for")
         return
     field = f"{path}.{kind}"
     if kind in ("json_schema", "structural_tag"):

@@ -25,9 +25,9 @@ def test_every_field_of_the_contract_reaches_vllm() -> None:
     handled = {*sampling.SCALARS, *sampling.LISTS, "logit_bias", "seed", "max_tokens"}
     structured = {"json_schema", "regex", "grammar", "choice", "json_object", "structural_tag"}
     ours = {field.name for field in g.SamplingParams.DESCRIPTOR.fields}
-    assert ours == handled | structured | {"n", "repetition_detection"}
+    assert ours == handled | structured | {"n", "repetition_detection", *sampling.STRUCTURED_OPTIONS}
     assert handled <= theirs
-    assert {sampling.STRUCTURED.get(name, name) for name in structured} <= {
+    assert {sampling.STRUCTURED.get(name, name) for name in structured} | {*sampling.STRUCTURED_OPTIONS} <= {
         field.name for field in fields(StructuredOutputsParams)
     }
     assert {field.name for field in fields(RepetitionDetectionParams)} == {
