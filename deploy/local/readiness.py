@@ -14,7 +14,7 @@ from tokenrelay.v1 import model_service_pb2
 
 INTERVAL = 0.25  # seconds between looks
 REPORT_INTERVAL = 5.0  # seconds between lines while nothing changes
-RESTARTS_ALLOWED = 2  # before a process that keeps ending counts as broken
+RESTARTS_ALLOWED = 1  # before a process that keeps ending counts as broken
 
 Report = Callable[[str], None]
 
@@ -78,10 +78,10 @@ def _look(settings: StackSettings) -> tuple[str, model_service_pb2.Model | None]
 def _check_processes(supervisor: Supervisor) -> None:
     for status in supervisor.statuses():
         log = supervisor.log_file(status.name)
-        # supervisord starts a process anew without end; each start that fails leaves a line.
-        if status.state == "FATAL" or (status.state == "BACKOFF" and _restarts(supervisor, status.name) > RESTARTS_ALLOWED):
+        # supervisord starts a process anew without end; each end leaves a line in its log.
+        if _restarts(supervisor, status.name) > RESTARTS_ALLOWED:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
-            raise NotReadyError(f"{status.name} does not start: {status.description}\n{tail}")
+            raise NotReadyError(f"{status.name} keeps ending; the end of {log}:\n{tail}")
 
 
 def _restarts(supervisor: Supervisor, name: str) -> int:

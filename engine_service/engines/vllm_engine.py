@@ -80,7 +80,10 @@ class VllmEngine:
         command_line = ["--model", self._settings.model, *shlex.split(self._settings.vllm_args)]
         if current_platform.is_cpu() and "--enforce-eager" not in command_line:
             command_line.append("--enforce-eager")  # compiling pays on GPUs only
-        return AsyncEngineArgs.from_cli_args(parser.parse_args(command_line))
+        try:
+            return AsyncEngineArgs.from_cli_args(parser.parse_args(command_line))
+        except SystemExit:  # what is wrong was printed by the parser
+            raise ValueError(f"vLLM does not take these arguments: {shlex.join(command_line)}") from None
 
     def _fingerprint(self) -> str:
         """Returns what must be equal for one engine to continue another's work."""

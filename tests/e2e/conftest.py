@@ -9,10 +9,12 @@ from tests.support.local_stack import LocalStack
 
 
 def started(stack: LocalStack) -> Iterator[LocalStack]:
-    up = stack.command("up")
-    assert up.returncode == 0, up.stdout + up.stderr
-    yield stack
-    stack.command("down")
+    try:
+        up = stack.command("up")
+        assert up.returncode == 0, up.stdout + up.stderr
+        yield stack
+    finally:
+        stack.command("down")
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,7 @@ def simulated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS
 @pytest.fixture(scope="session")
 def vllm_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     # An engine argument of vLLM, as any other: the small model would fill its answers with white space.
-    arguments = "--structured-outputs-config.disable_any_whitespace=true"
+    option = "--structured-outputs-config"
+    arguments = f"{option}.backend=xgrammar {option}.disable_any_whitespace=true"
     state = tmp_path_factory.mktemp("vllm")
     yield from started(local_stack.new(state, ENGINE="vllm", GATEWAYS="2", VLLM_ARGS=arguments))

@@ -142,9 +142,7 @@ async def test_stop_strings_end_the_text_before_the_match(client_targets: str) -
 async def test_structured_output(client_targets: str) -> None:
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
     async with AsyncClient(client_targets) as client:
-        by_schema = await client.generate(
-            "Answer:", temperature=0, max_tokens=60, json_schema=json.dumps(schema), disable_any_whitespace=True
-        )
+        by_schema = await client.generate("Answer:", temperature=0, max_tokens=60, json_schema=json.dumps(schema))
         assert isinstance(json.loads(by_schema.choices[0].text)["ok"], bool)
         by_regex = await client.generate("Answer:", temperature=0, max_tokens=30, regex="(cat|dog) [0-9]{2}")
         assert re.fullmatch("(cat|dog) [0-9]{2}", by_regex.choices[0].text)
