@@ -93,7 +93,7 @@ class WorkerApplication:
         intake = Intake(self._worker_id, self._store, self._settings.prefetch, self._metrics)
         self._metrics.slots.set(model.slots)
         async with self._link.session() as session:
-            shift = Shift(model, session, self._store, self._reports, self._metrics, intake.changed)
+            shift = Shift(model, session, self._store, self._reports, self._metrics, intake.changed, intake.pause)
             self._shift, self._intake = shift, intake
             self._metrics.engine_up.set(1)
             log.info("at work", model=model.model, engine=model.engine, slots=model.slots)

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from tokenrelay.token_log.store import GenerationStore, QueueEntry
 log = structlog.get_logger(__name__)
 
 PAUSE = 0.5  # seconds after Redis could not be reached
+REFUSAL_PAUSE = 2.0  # seconds after the engine service refused a generation
 MOST_AT_ONCE = 64  # entries in one read or claim
 
 
@@ -30,6 +32,7 @@ class Intake:
         self._claiming: list[QueueEntry] = []
         self._changed = asyncio.Event()
         self._closed = False
+        self._paused_until = 0.0
 
     def changed(self) -> None:
         """To be called when slots become free."""
@@ -44,6 +47,10 @@ class Intake:
     def is_empty(self) -> bool:
         """Whether nothing was read that is still to be claimed."""
         return not self._entries
+
+    def pause(self) -> None:
+        """Claims nothing for a while, since the engine service refuses; others may take what is handed back."""
+        self._paused_until = time.monotonic() + REFUSAL_PAUSE
 
     def close(self) -> None:
         """Takes nothing more; run returns once the reads that are under way have ended."""
@@ -80,6 +87,9 @@ class Intake:
     async def _claim_all(self, shift: Shift) -> None:
         """Claims what fits, in the queue's order, several in one script call."""
         while await self._wait_until(lambda: bool(self._entries) and self._fits(shift, self._entries[0][0])):
+            if (pause := self._paused_until - time.monotonic()) > 0:
+                await asyncio.sleep(min(pause, PAUSE))
+                continue
             wanted = self._next_batch(shift)
             try:
                 claims = await self._store.claim(shift.model.model, shift.model.fingerprint, self._worker_id, wanted)

@@ -40,6 +40,7 @@ class Shift:
 
     Args:
         on_room: called whenever slots become free.
+        on_refusal: called when the engine service takes no new generations, since it stops.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Shift:
         reports: Reports,
         metrics: WorkerMetrics,
         on_room: Callable[[], None],
+        on_refusal: Callable[[], None],
     ) -> None:
         self.model = model
         self._session = session
@@ -57,6 +59,7 @@ class Shift:
         self._reports = reports
         self._metrics = metrics
         self._on_room = on_room
+        self._on_refusal = on_refusal
         self._keys = itertools.count(1)
         self._executions: dict[int, Execution] = {}
         self._by_id: dict[str, Execution] = {}
@@ -153,6 +156,7 @@ class Shift:
             for (execution, ending), outcome in zip(endings, written.finished, strict=True):
                 self._judge_finish(execution, ending, outcome, written.at_us)
         if handed_back:
+            self._on_refusal()
             await self.hand_back(handed_back, "the engine service refused it")
 
     def _take_outcome(

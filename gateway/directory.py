@@ -1,6 +1,7 @@
 """What is served, as this gateway knows it: the registry, read every second."""
 
 import asyncio
+import time
 
 import structlog
 
@@ -12,6 +13,7 @@ from tokenrelay.token_log.store import Depth, GenerationStore
 log = structlog.get_logger(__name__)
 
 READ_INTERVAL = 1.0  # seconds
+FRESH = 0.1  # seconds for which what was read counts as new; calls may ask as often as they like
 
 
 class ModelDirectory:
@@ -23,6 +25,7 @@ class ModelDirectory:
         self._metrics = metrics
         self._models: dict[str, ServedModel] = {}
         self._depths: dict[str, Depth] = {}
+        self._refreshed = 0.0
         self.store_answers = False
 
     async def run(self) -> None:
@@ -32,7 +35,10 @@ class ModelDirectory:
             await asyncio.sleep(READ_INTERVAL)
 
     async def refresh(self) -> None:
-        """Reads the registry once; what is known stays when Redis is away."""
+        """Reads the registry, unless that was done a moment ago; what is known stays when Redis is away."""
+        if time.monotonic() - self._refreshed < FRESH:
+            return
+        self._refreshed = time.monotonic()
         try:
             await self._store.connection.read_clock()
             self._models = await self._registry.read()

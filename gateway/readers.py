@@ -81,7 +81,7 @@ class Readers:
             raise
         if accepted.created:
             reader = Reader(accepted.generation_id, 0, follower)
-            async with self._closing(reader):
+            async with self._closing(reader, bound=True):
                 yield reader
         else:
             self._feed.unfollow(follower)
@@ -99,7 +99,7 @@ class Readers:
         self._store.shard(generation_id)
         follower = self._feed.follow(generation_id, after, from_log=True, end_only=end_only)
         reader = Reader(generation_id, after, follower)
-        async with self._closing(reader):
+        async with self._closing(reader, bound=False):
             standing = await self._feed.watch(follower)
             if standing is None:
                 raise not_found(generation_id)
@@ -108,12 +108,20 @@ class Readers:
             yield reader
 
     @asynccontextmanager
-    async def _closing(self, reader: Reader) -> AsyncIterator[None]:
+    async def _closing(self, reader: Reader, *, bound: bool) -> AsyncIterator[None]:
+        """Leaves a generation at the end.
+
+        Args:
+            reader: whose place is left.
+            bound: whether the call's deadline is the generation's own. If it has passed, the generation expires by itself,
+                and is not to be cancelled before.
+        """
         try:
             yield
         finally:
             last = self._feed.unfollow(reader.follower)
-            if last and not self._leaving:
+            expires = bound and calls.current().is_past_deadline()
+            if last and not self._leaving and not expires:
                 await asyncio.shield(self._unwatch(reader.follower))
 
     async def _unwatch(self, follower: Follower) -> None:

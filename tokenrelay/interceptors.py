@@ -101,13 +101,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             start_ns=telemetry.wall_ns(received_ns) if self._tracing.enabled else None,
             attributes={conventions.RPC_SYSTEM: "grpc", conventions.RPC_METHOD: method},
         )
-        calls.begin(Call(method, received_ns, span, telemetry.child_context(span) if self._tracing.enabled else client))
+        left = context.time_remaining()
+        call = Call(
+            method,
+            received_ns,
+            span,
+            telemetry.child_context(span) if self._tracing.enabled else client,
+            None if left is None else received_ns + round(left * 1e9),
+        )
+        calls.begin(call)
         outcome = _Outcome(method, self._metrics)
         self._metrics.open.labels(method).inc()
         try:
             yield outcome
         except (asyncio.CancelledError, GeneratorExit):
-            outcome.code = "CANCELLED"
+            outcome.code = "DEADLINE_EXCEEDED" if call.is_past_deadline() else "CANCELLED"
             raise
         finally:
             self._metrics.open.labels(method).dec()

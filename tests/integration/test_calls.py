@@ -268,10 +268,10 @@ async def test_a_deadline_ends_a_running_generation(served: Served) -> None:
         await read(call)
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
-    async def over() -> bool:
-        return await state_of(served, generation_id) in ("EXPIRED", "CANCELLED")
+    async def expired() -> bool:
+        return await state_of(served, generation_id) == "EXPIRED"
 
-    await eventually(over, "the generation is over")
+    await eventually(expired, "the generation has expired")
 
 
 async def test_a_time_limit_expires_a_submitted_generation(served: Served) -> None:

@@ -29,7 +29,7 @@ def fail_over(prompt: str) -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_traceback_shows_no_local_variables(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    logs.set_up("gateway", ProcessSettings(log_format=form))  # type: ignore[arg-type]
+    logs.set_up("gateway", ProcessSettings(log_format=form))
     prompt = "my secret " + "prompt"
     try:
         fail_over(prompt)

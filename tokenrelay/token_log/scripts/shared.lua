@@ -154,8 +154,8 @@ end
 
 -- Why a queued generation may not be started any more: its terminal state and record, or nil if it may.
 local function overdue(record, terminals)
-    if passed(record.cancel_at) then return CANCELLED, terminals.cancelled end
     if passed(record.deadline) then return EXPIRED, terminals.deadline end
+    if passed(record.cancel_at) then return CANCELLED, terminals.cancelled end
     if passed(record.queue_deadline) then return EXPIRED, terminals.queue_timeout end
     return nil
 end
