@@ -5,7 +5,7 @@ VENV := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up down status logs test test-gpu lint format verify generate lock model clean
+.PHONY: help setup setup-dev demo up down status logs test test-gpu lint format verify generate reference lock model clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ format: ## Formats Python and protos
 
 generate: setup-dev ## Generates the stubs of protos/
 	@sh tools/generate.sh
+
+reference: setup-dev ## Writes docs/reference/ from the code
+	@$(VENV)/python -m tools.reference
 
 verify: ## Checks that the checked-in stubs are what the protos give
 	@sh tools/verify.sh

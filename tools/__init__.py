@@ -1,0 +1,1 @@
+"""What is used while developing: set-up, locks, stubs, reference documents."""
