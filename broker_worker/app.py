@@ -50,7 +50,7 @@ class WorkerApplication:
         if settings.metrics_port is not None:
             endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, registry, self._problem)
             self._resources.callback(endpoint.close)
-        self._reports = Reports(self._worker_id, tracing, self._metrics)
+        self._reports = Reports(self._worker_id, tracing, self._metrics, log_content=settings.log_content)
         self._store = assembly.open_store(settings)
         self._resources.push_async_callback(self._store.connection.close)
         self._registry = Registry(self._store.connection)

@@ -28,6 +28,7 @@ class Execution:
         dispatched_ns: when it was sent to the engine, on our monotonic clock.
         first_logged_us: when its first token was durably in the log, on Redis' clock, if this attempt wrote it.
         over: whether it is out of this worker's hands.
+        texts: what this attempt has put out, by index, if that may be told; else None.
     """
 
     key: int
@@ -39,6 +40,7 @@ class Execution:
     first_logged_us: int = 0
     over: bool = False
     deadline: TimerHandle | None = field(default=None)
+    texts: dict[int, str] | None = None
 
     @property
     def generation_id(self) -> str:
@@ -69,6 +71,9 @@ class Execution:
         )
         if output.HasField("end"):
             entry.end.CopyFrom(output.end)
+        if self.texts is not None:
+            text = generation_pb2.Delta.FromString(output.delta).text
+            self.texts[output.index] = self.texts.get(output.index, "") + text
         before, self.last = self.last, self.last + output.token_count
         return Addition(self.generation_id, self.fence, before, self.last, entry.SerializeToString())
 

@@ -1,8 +1,10 @@
 """What is told of a generation that ended here: its log line, its metrics, its spans."""
 
+import json
 import time
 
 import structlog
+from google.protobuf.json_format import MessageToJson
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
@@ -19,12 +21,17 @@ log = structlog.get_logger(__name__)
 
 
 class Reports:
-    """Reports on executions of one worker."""
+    """Reports on executions of one worker.
 
-    def __init__(self, worker_id: str, tracing: Tracing, metrics: WorkerMetrics) -> None:
+    Args:
+        log_content: whether prompts and outputs are told too.
+    """
+
+    def __init__(self, worker_id: str, tracing: Tracing, metrics: WorkerMetrics, *, log_content: bool) -> None:
         self._worker_id = worker_id
         self._tracing = tracing
         self._metrics = metrics
+        self.log_content = log_content
 
     def begin(self, record: Record) -> tuple[Span, Context]:
         """Opens the span of a claimed generation; returns it with the context of what is done for it."""
@@ -69,6 +76,8 @@ class Reports:
         state = generation_pb2.GenerationState.Name(terminal.state).removeprefix("GENERATION_STATE_")
         times = timings.timings(timeline, finished_us)
         facts = _facts(record, terminal, times)
+        if self.log_content:
+            facts |= _content(execution)
         self._count(record.job.model, state, terminal, times)
         self._trace(execution, terminal, finished_us)
         report = log.info if terminal.state == generation_pb2.GENERATION_STATE_FINISHED else log.warning
@@ -102,6 +111,9 @@ class Reports:
         span.set_attribute(conventions.GEN_AI_OUTPUT_TOKENS, terminal.usage.completion_tokens)
         span.set_attribute(conventions.GEN_AI_CACHED_TOKENS, terminal.usage.cached_tokens)
         span.set_attribute(conventions.GEN_AI_FINISH_REASONS, _finish_reasons(terminal))
+        if self.log_content:
+            for name, content in _content(execution).items():
+                span.set_attribute(f"tokenrelay.{name}", content)
         if terminal.HasField("error"):
             telemetry.fail(span, generation_pb2.GenerationState.Name(terminal.state), terminal.error.message)
         span.end(finished_us * 1000)
@@ -138,6 +150,16 @@ def _facts(record: Record, terminal: store_pb2.Terminal, times: generation_pb2.T
     if terminal.HasField("error"):
         facts["error"] = terminal.error.message
     return facts
+
+
+def _content(execution: Execution) -> dict[str, str]:
+    """Returns what was asked and what this attempt answered, as JSON."""
+    spec = generation_pb2.GenerationSpec.FromString(execution.record.spec)
+    spec.ClearField("sampling_params")
+    return {
+        "prompt": MessageToJson(spec, indent=None, ensure_ascii=False),
+        "output": json.dumps(execution.texts, ensure_ascii=False),
+    }
 
 
 def _milliseconds_per_token(terminal: store_pb2.Terminal) -> float | None:

@@ -89,6 +89,8 @@ class Shift:
         record = claim.record
         span, context = self._reports.begin(record)
         execution = Execution(next(self._keys), claim.fence, record, span, record.last)
+        if self._reports.log_content:
+            execution.texts = {}
         self._take_up(execution)
         if record.last and record.fingerprint != self.model.fingerprint:
             error = GenerationAbortedError(

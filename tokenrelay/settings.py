@@ -27,7 +27,6 @@ class ProcessSettings(BaseSettings):
         "info", description="the least important log line that is written"
     )
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
-    log_content: bool = Field(False, description="whether prompts and outputs may appear in logs and spans")
     metrics_host: str = Field("127.0.0.1", description="where /metrics and /healthz listen")
     metrics_port: Port | None = Field(None, description="port of /metrics and /healthz; unset: none, 0: any free one")
     drain_seconds: Seconds = Field(30.0, description="how long a stopping process waits for its work")

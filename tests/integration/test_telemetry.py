@@ -101,6 +101,22 @@ async def test_a_request_is_one_trace_with_a_span_for_every_hop(receiver: str, s
     assert abs((decode.end_ns - decode.start_ns) / 1000 - hops[g.HOP_KIND_DECODE]) < 1000, "spans and hops tell the same"
 
 
+async def test_content_is_told_only_if_a_setting_says_so(receiver: str, stack: Stack) -> None:
+    await stack.add_worker(await stack.add_engine(), log_content=True)
+    gateway = await stack.add_gateway()
+    await stack.wait_until_served(gateway)
+    request = s.GenerateRequest(spec=spec("a secret"))
+    with structlog.testing.capture_logs() as lines:
+        answer = await stack.stub(gateway).Generate(request, metadata=(("traceparent", PARENT),))
+        (line,) = [line for line in lines if line["event"] == "generation ended"]
+    text = answer.generation.choices[0].text
+    assert json.loads(line["prompt"])["text"] == "a secret"
+    assert json.loads(line["output"]) == {"0": text}
+    spans = await spans_of(receiver, TRACE, {"process tokenrelay:{0}:jobs:simulated-test"})
+    (process,) = [span for span in spans if span.name.startswith("process")]
+    assert json.loads(process.attributes["tokenrelay.output"]) == {"0": text}
+
+
 async def test_a_cancelled_stream_is_no_success(receiver: str, stack: Stack) -> None:
     await stack.add_worker(await stack.add_engine())
     gateway = await stack.add_gateway()
