@@ -129,7 +129,10 @@ def _spans() -> str:
         (f"`{conventions.SPAN_RELAY}`", "gateway", "until this reader has the end"),
         (f"`{conventions.SPAN_TAKEOVER}`", "worker", "the gap between a lost attempt and the next one's claim"),
     ]
-    text = "## Spans\n\nOne trace a generation, exported over OTLP when an endpoint is set. Prompts and outputs are not in it, unless TOKENRELAY_LOG_CONTENT is set.\n\n"
+    text = (
+        "## Spans\n\nOne trace a generation, exported over OTLP when an endpoint is set. Prompts and outputs are in it only "
+        "if the worker has `TOKENRELAY_LOG_CONTENT`.\n\n"
+    )
     return text + _table(("span", "of", "what"), rows)
 
 
