@@ -1,6 +1,7 @@
 """The engine service's composition root, and its life: start up, run, drain, stop."""
 
 import asyncio
+import os
 from contextlib import AsyncExitStack
 from importlib import import_module
 
@@ -41,7 +42,7 @@ class EngineApplication:
 
     async def start_up(self) -> None:
         settings = self._settings
-        tracing = telemetry.set_up("tokenrelay-engine", f"{settings.host}:{settings.port}", settings)
+        tracing = telemetry.set_up("tokenrelay-engine", f"{os.uname().nodename}:{settings.port}", settings)
         self._resources.callback(tracing.shut_down)
         # vLLM registers its own metrics in the default registry.
         registry = REGISTRY if settings.engine == "vllm" else new_registry()

@@ -24,5 +24,6 @@ def arm() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
+    adopted = parent == 1 and int(service) != 1  # in a container the engine service may itself be process 1
+    if os.getppid() != parent or adopted:
         os.kill(os.getpid(), signal.SIGKILL)  # the parent died before we asked

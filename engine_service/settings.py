@@ -17,6 +17,11 @@ class EngineSettings(ServerSettings):
     model: str = Field("models/demo", description="a local folder or a hub name; for simulated, any name")
     model_name: str | None = Field(None, description="what clients call it; unset: the folder's or hub's name")
     vllm_args: str = Field("", description="any arguments of vLLM's engine, as on its command line")
+    engine_core_cpus: str | None = Field(
+        None,
+        pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$",
+        description="cores for vLLM's scheduler process, such as 0-3,6; unset: all. It spins while it waits",
+    )
     default_max_tokens: Count = Field(2048, description="cap on what the context leaves, for requests without max_tokens")
     frames_in_flight: Count = Field(1, description="frames that may wait for the worker's acknowledgement")
     warm_up_seconds: Seconds = Field(600.0, description="how long the first token may take")

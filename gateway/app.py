@@ -48,7 +48,6 @@ class GatewayApplication:
         registry = metrics.new_registry()
         tracing = telemetry.set_up("tokenrelay-gateway", gateway_id, settings)
         self._resources.callback(tracing.shut_down)
-        self._open_metrics(registry)
         gateway_metrics = metrics.GatewayMetrics(registry)
 
         self._store = assembly.open_store(settings)
@@ -56,6 +55,7 @@ class GatewayApplication:
         self._feed = Feed(self._store, gateway_id, round(settings.watch_seconds * 1000))
         gateway_metrics.followers.set_function(self._feed.__len__)
         self._directory = ModelDirectory(Registry(self._store.connection), self._store, gateway_metrics)
+        self._open_metrics(registry)
         self._reaper = Reaper(self._store, metrics.ReaperMetrics(registry))
         self._readers = readers = Readers(self._store, self._feed, tracing, gateway_metrics, settings.call_patience_seconds)
         admission = Admission(

@@ -96,7 +96,7 @@ def metrics_document() -> str:
     """Returns the tables of all metrics, and of the spans."""
     parts = [
         "# Metrics and spans\n\nEach process serves `/metrics` on its `TOKENRELAY_METRICS_PORT`. vLLM's own metrics, `vllm:*`, "
-        "are among the engine service's.\n"
+        "are among the engine service's; Prometheus before 3.0 gets them as `vllm_*`.\n"
     ]
     for title, kinds in (
         ("Gateway", (metrics.CallMetrics, metrics.GatewayMetrics, metrics.ReaperMetrics)),

@@ -14,6 +14,7 @@ ENGINES, GATEWAY_METRICS, WORKER_METRICS, ENGINE_METRICS, REDIS, OTLP, QUERY = 1
 # With the usual gateway port traces are where Jaeger has them, so that `tokenrelay trace` finds them by itself.
 JAEGER_OTLP_PORT, JAEGER_QUERY_PORT = 4317, 16686
 DRAIN_SECONDS = 15
+FEW_CORES = 2
 
 
 class NoRedisError(Exception):
@@ -110,6 +111,10 @@ def _engine(settings: StackSettings, number: int) -> Process:
     }
     if Path(settings.model).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"  # nothing is to be fetched
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == FEW_CORES:
+        # vLLM's CPU worker is bound to the first one; see engine_service/placement.py.
+        environment["TOKENRELAY_ENGINE_CORE_CPUS"] = str(cores[0])
     return Process(f"engine-{number + 1}", _python("engine_service"), (port, metrics), 20, environment)
 
 

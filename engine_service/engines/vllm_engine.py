@@ -29,7 +29,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from engine_service import continuation, parent_death, sampling
+from engine_service import continuation, parent_death, placement, sampling
 from engine_service.engines import EngineRequest, Sink, Tokens, max_tokens
 from engine_service.settings import EngineSettings
 from tokenrelay.engine.v1 import engine_service_pb2
@@ -63,6 +63,8 @@ class VllmEngine:
         log.info("loading model", model=self._settings.model)
         loop = asyncio.get_running_loop()
         self._llm = llm = await loop.run_in_executor(self._loader, AsyncLLM.from_engine_args, arguments)
+        if self._settings.engine_core_cpus is not None:
+            placement.keep_children_on(self._settings.engine_core_cpus)
         config = llm.model_config
         self._defaults = config.get_diff_sampling_param()
         return engine_service_pb2.DescribeEngineResponse(

@@ -1,6 +1,8 @@
 import pytest
+from pydantic import ValidationError
 
 from broker_worker.settings import WorkerSettings
+from engine_service import placement
 from engine_service.settings import EngineSettings
 from gateway.settings import GatewaySettings
 from tokenrelay import settings
@@ -43,6 +45,13 @@ def test_tracing_is_off_without_an_endpoint_and_when_disabled(monkeypatch: pytes
     assert settings.load(WorkerSettings).tracing
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert not settings.load(WorkerSettings).tracing
+
+
+def test_cores_are_numbers_and_ranges() -> None:
+    assert placement.parse("0") == {0}
+    assert placement.parse("0-3,6") == {0, 1, 2, 3, 6}
+    with pytest.raises(ValidationError, match="engine_core_cpus"):
+        EngineSettings(engine_core_cpus="first")
 
 
 def test_a_simulated_engine_says_so_in_the_model_s_name() -> None:
