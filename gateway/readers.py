@@ -29,13 +29,15 @@ class Reader:
     generation_id: str
     after: int
     follower: Follower
+    at_end: bool = False
 
     async def pages(self) -> AsyncIterator[Sequence[LogItem]]:
         """Yields the log's items as they come; the last page ends with the terminal record."""
         while True:
             items = await self.follower.next_items()
+            self.at_end = items[-1].terminal is not None
             yield items
-            if items[-1].terminal is not None:
+            if self.at_end:
                 return
 
 
@@ -121,7 +123,8 @@ class Readers:
         finally:
             last = self._feed.unfollow(reader.follower)
             expires = bound and calls.current().is_past_deadline()
-            if last and not self._leaving and not expires:
+            # The terminal record took all watches with it.
+            if last and not self._leaving and not expires and not reader.at_end:
                 await asyncio.shield(self._unwatch(reader.follower))
 
     async def _unwatch(self, follower: Follower) -> None:
