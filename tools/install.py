@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
+COMPILED = VENV / ".compiled"
 LOCKS = ROOT / "requirements"
 UV_VERSION = "0.13.8"
 TORCH_CPU = "torch==2.13.0+cpu"
@@ -38,7 +39,7 @@ def main() -> int:
     locks = [LOCKS / f"{accelerator}.txt", *([LOCKS / "dev.txt"] if arguments.dev else [])]
     for lock in locks:
         install_once(lock, accelerator)
-    compile_once(locks)
+    compile_once()
     if arguments.dev:
         install_node_packages()
     return 0
@@ -69,6 +70,7 @@ def install_once(lock: Path, accelerator: str) -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     prepare_environment()
+    COMPILED.unlink(missing_ok=True)
     print(f"Installing {lock.relative_to(ROOT)} into .venv", flush=True)
     if lock.stem == "cpu":
         install_torch_cpu()
@@ -79,17 +81,15 @@ def install_once(lock: Path, accelerator: str) -> None:
     stamp.write_text(wanted)
 
 
-def compile_once(locks: Sequence[Path]) -> None:
+def compile_once() -> None:
     """Compiles all packages to bytecode. vLLM starts three processes that import it; without, each takes twice as long."""
-    stamp = VENV / ".compiled"
-    wanted = "".join((VENV / f".installed-{lock.stem}").read_text() for lock in locks)
-    if stamp.exists() and stamp.read_text() == wanted:
+    if COMPILED.exists():
         return
     print("Compiling packages to bytecode", flush=True)
     # Some packages carry templates that are no Python; compileall then exits with 1.
     command = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", package_folder()]
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    stamp.write_text(wanted)
+    COMPILED.touch()
 
 
 def package_folder() -> str:

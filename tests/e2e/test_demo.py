@@ -1,11 +1,10 @@
 """`make demo`, as its user sees it."""
 
 import re
-import subprocess
 
 import pytest
 
-from tests.support.local_stack import ROOT, free_port
+from tests.support.local_stack import free_port, make
 
 HOPS = ("receive", "enqueue", "queue wait", "claim", "dispatch", "engine queue", "prefill", "decode", "append", "relay")
 SPANS = ("send", "queue wait", "process", "dispatch", "engine queue", "prefill", "decode", "append", "relay")
@@ -14,8 +13,7 @@ SPANS = ("send", "queue wait", "process", "dispatch", "engine queue", "prefill",
 @pytest.mark.vllm
 @pytest.mark.timeout(180)
 def test_make_demo_answers_and_shows_where_the_time_went(tmp_path: object) -> None:
-    command = ["make", "demo", f"PORT={free_port()}", f"STATE={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = make("demo", PORT=str(free_port()), STATE=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     story, _, rest = done.stdout.partition("--trace")[2].partition("hop ")
     assert len(re.findall(r"[A-Z][^.!?]{3,}[.!?]", story)) >= 5, story

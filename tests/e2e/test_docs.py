@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.test_local_stack import stack_tracing
 from tests.support import local_stack
-from tests.support.local_stack import ROOT, LocalStack
+from tests.support.local_stack import ROOT, LocalStack, make
 
 DOCUMENTS = [
     ROOT / "README.md",
@@ -135,7 +135,7 @@ def test_every_command_is_run_by_a_test() -> None:
 
 
 def test_every_make_target_in_the_documents_exists() -> None:
-    help_text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    help_text = make("help").stdout
     targets = {line.split()[0] for line in help_text.splitlines() if line.strip()}
     for document in DOCUMENTS:
         mentioned = set(re.findall(r"`make ([a-z-]+)", document.read_text()))
@@ -161,10 +161,10 @@ def test_make_up_status_logs_and_down(tmp_path: Path) -> None:
     outputs = {}
     try:
         for line in block.text.splitlines():
-            words = [*shlex.split(line), f"PORT={stack.settings.port}", f"STATE={tmp_path}"]
-            done = subprocess.run(words, cwd=ROOT, env=stack.environment, capture_output=True, text=True, check=False)
+            words = shlex.split(line)[1:]
+            done = make(*words, PORT=str(stack.settings.port), STATE=str(tmp_path))
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            outputs[words[1]] = done.stdout
+            outputs[words[0]] = done.stdout
     finally:
         stack.command("down")
     assert "Ready after" in outputs["up"]

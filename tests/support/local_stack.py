@@ -60,6 +60,13 @@ def new(state: Path, **settings: str) -> LocalStack:
     return LocalStack(stack_settings, kept)
 
 
+def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs make as a user would, even if these tests were started by make themselves."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    command = ["make", *arguments, *(f"{name}={value}" for name, value in variables.items())]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
 def free_port() -> int:
     """A port from which on a whole stack's ports are free."""
     for port in range(FIRST_PORT, LAST_PORT, STEP):
