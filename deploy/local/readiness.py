@@ -78,12 +78,13 @@ def _look(settings: StackSettings) -> tuple[str, model_service_pb2.Model | None]
 def _check_processes(supervisor: Supervisor) -> None:
     for status in supervisor.statuses():
         log = supervisor.log_file(status.name)
-        # supervisord starts a process anew without end; each end leaves a line in its log.
-        if _restarts(supervisor, status.name) > RESTARTS_ALLOWED:
+        if restarts(supervisor, status.name) > RESTARTS_ALLOWED:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
             raise NotReadyError(f"{status.name} keeps ending; the end of {log}:\n{tail}")
 
 
-def _restarts(supervisor: Supervisor, name: str) -> int:
+def restarts(supervisor: Supervisor, name: str) -> int:
+    """Returns how often a process has ended since the stack's start: supervisord restarts it each time, and logs it."""
     log = supervisor.log_file("supervisord")
-    return log.read_text().count(f"exited: {name} ") if log.exists() else 0
+    _, _, since_start = (log.read_text() if log.exists() else "").rpartition("supervisord started with pid")
+    return since_start.count(f"exited: {name} ")
