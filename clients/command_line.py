@@ -15,6 +15,7 @@ from rich.console import Console
 from clients import display, traces
 from clients.client import Client, Stream
 from clients.requests import Options, Prompt
+from clients.resumption import RetryPolicy
 from clients.settings import CommandLineSettings
 from tokenrelay import settings, telemetry
 from tokenrelay.errors import TokenrelayError
@@ -66,7 +67,14 @@ def start(
 @contextmanager
 def _client(context: typer.Context) -> Iterator[Client]:
     """Opens the client, and turns errors into a line on standard error and exit status 1."""
-    with Client(context.obj.target) as client:
+    told: set[str] = set()
+
+    def tell(error: TokenrelayError, _: float) -> None:
+        if error.message not in told:
+            told.add(error.message)
+            err.print(f"trying again: {error.message}", style="yellow", markup=False)
+
+    with Client(context.obj.target, retry=RetryPolicy(on_wait=tell)) as client:
         try:
             yield client
         except TokenrelayError as error:

@@ -4,7 +4,7 @@ import hashlib
 import random
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tokenrelay.errors import DataLossError, GenerationExpiredError, TokenrelayError, UnavailableError
@@ -19,11 +19,13 @@ class RetryPolicy:
         first_delay: seconds before the first retry; doubled each time, with jitter.
         longest_delay: seconds at most.
         give_up_after: seconds without any progress.
+        on_wait: told of the error and the seconds before each wait, to show what is waited for.
     """
 
     first_delay: float = 0.05
     longest_delay: float = 2.0
     give_up_after: float = 60.0
+    on_wait: Callable[[TokenrelayError, float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,11 @@ class Backoff:
         if not isinstance(error, UnavailableError) or now - self._failing_since > self.policy.give_up_after:
             raise error
         delay: float = min(self.policy.longest_delay, self.policy.first_delay * 2**self._tries)
+        delay *= random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
         self._tries += 1
-        return delay * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
+        if self.policy.on_wait is not None:
+            self.policy.on_wait(error, delay)
+        return delay
 
 
 @dataclass

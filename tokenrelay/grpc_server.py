@@ -14,6 +14,8 @@ from tokenrelay.settings import ServerSettings
 # gRPC's own limit stands above ours, so that most oversized requests get our text.
 MESSAGE_LIMIT_FACTOR = 4
 MAX_CONCURRENT_STREAMS = 10_000  # a connection
+# Whoever pings more often is cut off. gRPC's own bound of 5 minutes would cut off every client with a keepalive.
+SHORTEST_PING_INTERVAL_MS = 200
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def build(settings: ServerSettings, services: Sequence[str], interceptors: Seque
             ("grpc.keepalive_timeout_ms", keepalive_ms),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),  # clients may ping as often as this
+            ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
         ],
     )
     servicer = health.aio.HealthServicer()

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from engine_service.engines.simulation import expected_tokens, text_of
 from tests.integration.conftest import Served, spec
 from tests.support.waiting import eventually
+from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
@@ -205,6 +206,11 @@ async def test_cancel_ends_a_running_stream_and_frees_its_slot(served: Served) -
     await eventually(lambda: not engine._running, "the engine has freed the slot")
     answer = await served.stub.CancelGeneration(s.CancelGenerationRequest(generation_id=generation_id))
     assert answer.state == g.GENERATION_STATE_CANCELLED, "a terminal one stays as it is"
+
+
+async def test_a_frame_that_holds_only_what_was_cancelled_does_no_harm(served: Served) -> None:
+    await served.worker.application._shift._write([engine_service_pb2.Output(key=1_000_000, token_count=1)])
+    assert tokens(await read(served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec())))) == list(expected_tokens(spec()))
 
 
 async def test_a_client_that_leaves_cancels_by_default(served: Served) -> None:

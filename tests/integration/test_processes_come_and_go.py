@@ -71,6 +71,15 @@ async def test_a_worker_waits_for_its_engine(stack: Stack) -> None:
     assert waiting.application._problem() is None
 
 
+async def test_a_quiet_session_is_kept(stack: Stack) -> None:
+    worker = await stack.add_worker(await stack.add_engine(), engine_keepalive_seconds=1.0)
+    await eventually(lambda: worker.application._shift is not None, "the worker is at work")
+    shift = worker.application._shift
+    with pytest.raises(TimeoutError):  # servers cut off who pings too often, and say so at the third ping
+        async with asyncio.timeout(5):
+            await eventually(lambda: worker.application._shift is not shift, "the session is lost")
+
+
 async def test_a_port_in_use_is_a_clear_error(stack: Stack) -> None:
     first = await stack.add_gateway()
     port = first.application.port

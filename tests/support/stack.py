@@ -40,11 +40,15 @@ class Running:
         """Stops without draining. Abruptly: a worker does not even hand back what it has, as if it were killed."""
         if abruptly:
             self.application._leave = _do_nothing
+        failure = None
         if self._run is not None:
+            failure = self._run.exception() if self._run.done() and not self._run.cancelled() else None
             self._run.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await self._run
         await self.application.stop()
+        if failure is not None and not abruptly:
+            raise AssertionError(f"{type(self.application).__name__} had failed before it was stopped") from failure
 
     @property
     def target(self) -> str:

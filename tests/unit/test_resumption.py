@@ -111,3 +111,10 @@ def test_the_library_waits_for_its_own_return() -> None:
     request = to_stream("hi", "", options, {})
     assert (request.idempotency_key, request.queue_timeout.ToMilliseconds(), request.time_limit.seconds) == ("key", 1500, 2)
     assert to_stream("hi", "", None, {}).idempotency_key != to_stream("hi", "", None, {}).idempotency_key
+
+
+def test_a_wait_is_told_with_its_error() -> None:
+    told: list[tuple[errors.TokenrelayError, float]] = []
+    error = errors.UnavailableError("away")
+    delay = Backoff(RetryPolicy(on_wait=lambda *what: told.append(what))).delay_after(error)
+    assert told == [(error, delay)]

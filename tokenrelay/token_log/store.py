@@ -229,13 +229,15 @@ class GenerationStore:
 
     async def write(self, additions: Sequence[Addition], endings: Sequence[Ending] = ()) -> Written:
         """Appends a frame, then ends owned generations, over one round trip."""
+        if not additions and not endings:
+            return Written([], [], 0)
         appends = self._batches("append", (self.limits.lease_ms,), _addition_items(additions))
         finishes = self._batches("finish", (self.limits.retention_ms,), _ending_items(endings))
         replies = await self.connection.run_together([batch.call for batch in (*appends, *finishes)])
         return Written(
             _in_order(appends, replies[: len(appends)], len(additions), _outcome),
             _in_order(finishes, replies[len(appends) :], len(endings), _outcome),
-            replies[-1].at_us if replies else 0,
+            replies[-1].at_us,
         )
 
     async def renew(self, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
