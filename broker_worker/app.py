@@ -15,7 +15,7 @@ from broker_worker.settings import WorkerSettings
 from broker_worker.shift import Shift
 from tokenrelay import metrics, telemetry
 from tokenrelay.engine.v1 import engine_service_pb2
-from tokenrelay.errors import StoreUnavailableError
+from tokenrelay.errors import StoreFullError, StoreUnavailableError
 from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.lifecycle import StartUpError
 from tokenrelay.store.v1 import store_pb2
@@ -27,6 +27,7 @@ from tokenrelay.v1 import model_service_pb2
 log = structlog.get_logger(__name__)
 
 RENEWALS_PER_LEASE = 5
+STORE_FULL_PAUSE = 1.0  # seconds
 
 
 class WorkerApplication:
@@ -85,15 +86,18 @@ class WorkerApplication:
                 await self._work_shift(model)
             except* EngineLostError as group:
                 log.error("the engine service is lost", reason=str(group.exceptions[0]))  # noqa: TRY400
+            except* StoreFullError:
+                log.error("redis is out of memory, and this model has no queue yet")  # noqa: TRY400
+                await asyncio.sleep(STORE_FULL_PAUSE)
             except* StoreUnavailableError:
                 log.error("redis stayed away; its work is given up and goes on when its leases have run out")  # noqa: TRY400
 
     async def _work_shift(self, model: engine_service_pb2.DescribeEngineResponse) -> None:
         """Works with one engine session until it breaks, or until drained."""
-        intake = Intake(self._worker_id, self._store, self._settings.prefetch, self._metrics)
+        intake = Intake(self._worker_id, self._store, self._settings.prefetch, self._metrics, self._link.is_serving)
         self._metrics.slots.set(model.slots)
         async with self._link.session() as session:
-            shift = Shift(model, session, self._store, self._reports, self._metrics, intake.changed, intake.pause)
+            shift = Shift(model, session, self._store, self._reports, self._metrics, intake.changed, intake.refused)
             self._shift, self._intake = shift, intake
             self._metrics.engine_up.set(1)
             log.info("at work", model=model.model, engine=model.engine, slots=model.slots)
@@ -136,7 +140,7 @@ class WorkerApplication:
             await shift.hand_back_all("this worker stops")
 
     async def _leave(self, shift: Shift) -> None:
-        await shift.hand_back_all("the engine service is lost")
+        await shift.hand_back_all("the session with the engine service is over")
         try:
             await self._registry.leave(self._worker_id, shift.model.model)
         except StoreUnavailableError:

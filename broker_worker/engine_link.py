@@ -67,6 +67,14 @@ class EngineLink:
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 
+    async def is_serving(self) -> bool:
+        """Tells whether the engine service says that it takes generations."""
+        try:
+            answer = await self._health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator["EngineSession"]:
         """Opens a session; its end cancels what it has begun."""

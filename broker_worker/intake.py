@@ -2,9 +2,8 @@
 
 import asyncio
 import secrets
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -15,24 +14,35 @@ from tokenrelay.token_log.store import GenerationStore, QueueEntry
 
 log = structlog.get_logger(__name__)
 
-PAUSE = 0.5  # seconds after Redis could not be reached
-REFUSAL_PAUSE = 2.0  # seconds after the engine service refused a generation
+PAUSE = 0.5  # seconds after Redis could not be reached, or the engine service refused
 MOST_AT_ONCE = 64  # entries in one read or claim
 
 
 class Intake:
-    """Reads ahead, claims when there is room, and hands what it claimed to the shift."""
+    """Reads ahead, claims when there is room, and hands what it claimed to the shift.
 
-    def __init__(self, worker_id: str, store: GenerationStore, prefetch: int, metrics: WorkerMetrics) -> None:
+    Args:
+        is_serving: asks the engine service whether it takes generations.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        store: GenerationStore,
+        prefetch: int,
+        metrics: WorkerMetrics,
+        is_serving: Callable[[], Awaitable[bool]],
+    ) -> None:
         self._worker_id = worker_id
         self._store = store
         self._prefetch = prefetch
         self._metrics = metrics
+        self._is_serving = is_serving
         self._entries: deque[tuple[QueueEntry, str]] = deque()  # each with the nonce it will be claimed with
         self._claiming: list[QueueEntry] = []
         self._changed = asyncio.Event()
         self._closed = False
-        self._paused_until = 0.0
+        self._refused = False
 
     def changed(self) -> None:
         """To be called when slots become free."""
@@ -48,9 +58,9 @@ class Intake:
         """Whether nothing was read that is still to be claimed."""
         return not self._entries
 
-    def pause(self) -> None:
-        """Claims nothing for a while, since the engine service refuses; others may take what is handed back."""
-        self._paused_until = time.monotonic() + REFUSAL_PAUSE
+    def refused(self) -> None:
+        """Claims nothing until the engine service says that it serves; others may take what is handed back."""
+        self._refused = True
 
     def close(self) -> None:
         """Takes nothing more; run returns once the reads that are under way have ended."""
@@ -87,8 +97,9 @@ class Intake:
     async def _claim_all(self, shift: Shift) -> None:
         """Claims what fits, in the queue's order, several in one script call."""
         while await self._wait_until(lambda: bool(self._entries) and self._fits(shift, self._entries[0][0])):
-            if (pause := self._paused_until - time.monotonic()) > 0:
-                await asyncio.sleep(min(pause, PAUSE))
+            if self._refused:
+                await asyncio.sleep(PAUSE)
+                self._refused = not await self._is_serving()
                 continue
             wanted = self._next_batch(shift)
             try:

@@ -99,6 +99,7 @@ def generation(record: Record, items: Sequence[LogItem], times: generation_pb2.T
         whole.start_time.CopyFrom(_timestamp(record.started_us))
     if times is not None:
         whole.timings.CopyFrom(times)
+    whole.prompt_logprobs.extend(_prompt_logprobs(items))
     if terminal is not None:
         _add_end(whole, terminal, items[-1].finished_us, record)
     return whole
@@ -128,7 +129,7 @@ def _choices(count: int, items: Sequence[LogItem], terminal: store_pb2.Terminal 
         yield choice
 
 
-def prompt_logprobs(items: Sequence[LogItem]) -> Sequence[generation_pb2.TokenLogprobs]:
+def _prompt_logprobs(items: Sequence[LogItem]) -> Sequence[generation_pb2.TokenLogprobs]:
     """Returns the prompt's log probabilities, which the first delta carries if they were asked for."""
     for item in items:
         if item.entry is not None and item.entry.index == 0:

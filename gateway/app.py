@@ -65,7 +65,7 @@ class GatewayApplication:
             shards=settings.shards,
             grace_ms=round(settings.disconnect_grace_seconds * 1000),
         )
-        self._servicer = GenerationServicer(admission, readers, self._store)
+        self._servicer = GenerationServicer(admission, readers, self._store, settings.call_patience_seconds)
 
         interceptor = CallInterceptor(tracing, metrics.CallMetrics(registry), settings.max_message_bytes)
         self._server = grpc_server.build(settings, SERVICES, [interceptor])
@@ -94,7 +94,7 @@ class GatewayApplication:
         except RuntimeError as error:
             raise StartUpError(str(error)) from error
         await self._directory.refresh()
-        await self._server.set_serving(True)
+        await self._server.set_serving(self._directory.store_answers)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:

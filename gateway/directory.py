@@ -26,6 +26,7 @@ class ModelDirectory:
         self._models: dict[str, ServedModel] = {}
         self._depths: dict[str, Depth] = {}
         self._refreshed = 0.0
+        self._reading: asyncio.Task[None] | None = None
         self.store_answers = False
 
     async def run(self) -> None:
@@ -36,9 +37,14 @@ class ModelDirectory:
 
     async def refresh(self) -> None:
         """Reads the registry, unless that was done a moment ago; what is known stays when Redis is away."""
-        if time.monotonic() - self._refreshed < FRESH:
-            return
-        self._refreshed = time.monotonic()
+        if self._reading is None:
+            if time.monotonic() - self._refreshed < FRESH:
+                return
+            self._reading = asyncio.create_task(self._read())
+        # Whoever asks meanwhile waits for the same reading, and one that leaves does not end it for the others.
+        await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
         try:
             await self._store.connection.read_clock()
             self._models = await self._registry.read()
@@ -47,6 +53,8 @@ class ModelDirectory:
             self.store_answers = True
         except StoreUnavailableError:
             self.store_answers = False
+        finally:
+            self._refreshed, self._reading = time.monotonic(), None
         self._metrics.store_up.set(self.store_answers)
 
     async def _measure(self, name: str) -> None:
@@ -75,6 +83,7 @@ class ModelDirectory:
             InvalidRequestError: no name was given, and there are several models.
             ModelNotFoundError: no worker has served it.
             NoWorkerError: its last worker has been gone for too long.
+            StoreUnavailableError: it is not known, and Redis cannot be asked.
         """
         served = self._find(name)
         if served is None or not served.is_live:
@@ -82,6 +91,8 @@ class ModelDirectory:
             await self.refresh()
             served = self._find(name)
         if served is None:
+            if not self.store_answers:
+                raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0)
             if not name:
                 raise NoWorkerError("no model is served yet", retry_after=5.0)
             known = ", ".join(sorted(self._models)) or "none"
@@ -96,7 +107,9 @@ class ModelDirectory:
     def _find(self, name: str) -> ServedModel | None:
         if name:
             return self._models.get(name)
-        candidates = [served for served, _ in self.available()] or list(self._models.values())
+        everything = list(self._models.values())
+        live = [served for served in everything if served.is_live]
+        candidates = live or [served for served, _ in self.available()] or everything
         if len(candidates) > 1:
             names = ", ".join(served.model.name for served in candidates)
             raise InvalidRequestError.of_field("spec.model", f"is required, since several are served: {names}")

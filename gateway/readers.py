@@ -102,7 +102,7 @@ class Readers:
         follower = self._feed.follow(generation_id, after, from_log=True, end_only=end_only)
         reader = Reader(generation_id, after, follower)
         async with self._closing(reader, bound=False):
-            standing = await self._feed.watch(follower)
+            standing = await self._feed.watch(follower, self._patience)
             if standing is None:
                 raise not_found(generation_id)
             if not 0 <= after <= standing.last:
@@ -167,11 +167,14 @@ class Readers:
         finally:
             span.end()
         self._metrics.submit.labels("send").observe(time.monotonic() - started)
-        self._metrics.accepted.labels(queue).inc()
+        if accepted.created:
+            self._metrics.accepted.labels(queue).inc()
         return accepted
 
     def ended(self, item: LogItem) -> generation_pb2.Timings:
-        """Returns the timings of a good stream for its reader, relay included; raises the error of another one.
+        """Returns the timings of a good stream for its reader; raises the error of another one.
+
+        The relay is among them, unless the reader came after the end.
 
         Raises:
             TokenrelayError: why the generation did not finish.
@@ -180,7 +183,10 @@ class Readers:
         assert terminal is not None
         if terminal.state != generation_pb2.GENERATION_STATE_FINISHED:
             raise from_status(terminal.error)
-        now_us = self._store.connection.clock.now() // 1000
+        clock = self._store.connection.clock
+        if clock.to_peer(calls.current().received_ns) // 1000 > item.finished_us:
+            return timings.timings(terminal.timeline, item.finished_us)
+        now_us = clock.now() // 1000
         self._metrics.relay.observe(max(0, now_us - item.finished_us) / 1e6)
         self._trace_relay(now_us - item.finished_us)
         return timings.timings(terminal.timeline, item.finished_us, now_us)

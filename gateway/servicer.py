@@ -8,6 +8,7 @@ from gateway.admission import Admission
 from gateway.readers import Reader, Readers
 from tokenrelay import calls, telemetry, timings
 from tokenrelay.errors import DrainingError, OutOfRangeError
+from tokenrelay.token_log.records import Record
 from tokenrelay.token_log.store import GenerationStore, LogItem
 from tokenrelay.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
 
@@ -21,10 +22,11 @@ Context = Any  # grpc.aio.ServicerContext, whose type parameters say nothing her
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     """Serves generations. A stream's responses are bytes already: deltas are forwarded as the engine service made them."""
 
-    def __init__(self, admission: Admission, readers: Readers, store: GenerationStore) -> None:
+    def __init__(self, admission: Admission, readers: Readers, store: GenerationStore, patience: float) -> None:
         self._admission = admission
         self._readers = readers
         self._store = store
+        self._patience = patience  # seconds that a new call waits for Redis
         self._draining = False
 
     def drain(self) -> None:
@@ -34,6 +36,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def Generate(
         self, request: generation_service_pb2.GenerateRequest, context: Context
     ) -> generation_service_pb2.GenerateResponse:
+        """Admits, follows to the end, and answers with all of it."""
         self._refuse_while_draining()
         submission = await self._admission.admit(request, context.time_remaining(), CANCEL)
         async with self._readers.submitted(submission, end_only=True) as reader:
@@ -47,6 +50,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def GenerateStream(  # type: ignore[override]  # bytes stand for responses
         self, request: generation_service_pb2.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[bytes]:
+        """Admits, and relays what comes."""
         self._refuse_while_draining()
         submission = await self._admission.admit(request, context.time_remaining(), CANCEL)
         async with self._readers.submitted(submission) as reader:
@@ -56,6 +60,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def SubmitGeneration(
         self, request: generation_service_pb2.SubmitGenerationRequest, context: Context
     ) -> generation_service_pb2.SubmitGenerationResponse:
+        """Admits, and answers as soon as it is stored."""
         self._refuse_while_draining()
         submission = await self._admission.admit(request, None, DETACH)
         generation_id = await self._readers.submit_detached(submission)
@@ -64,6 +69,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def AttachGeneration(  # type: ignore[override]  # bytes stand for responses
         self, request: generation_service_pb2.AttachGenerationRequest, context: Context
     ) -> AsyncIterator[bytes]:
+        """Joins what is there, and relays what comes."""
         self._refuse_while_draining()
         if request.after_sequence < 0:
             raise OutOfRangeError.of_field("after_sequence", f"is {request.after_sequence}; must be at least 0")
@@ -74,16 +80,17 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def GetGeneration(
         self, request: generation_service_pb2.GetGenerationRequest, context: Context
     ) -> generation_service_pb2.GetGenerationResponse:
-        record = await self._store.read_record(request.generation_id)
+        """Answers with what the log holds now."""
+        record = await self._store.read_record(request.generation_id, self._patience)
         items = await self._store.read_whole_log(request.generation_id)
-        whole = answers.generation(record, items, _stored_timings(items))
-        whole.prompt_logprobs.extend(answers.prompt_logprobs(items))
+        whole = answers.generation(record, items, _stored_timings(record, items))
         return generation_service_pb2.GetGenerationResponse(generation=whole)
 
     async def CancelGeneration(
         self, request: generation_service_pb2.CancelGenerationRequest, context: Context
     ) -> generation_service_pb2.CancelGenerationResponse:
-        state = await self._store.cancel(request.generation_id)
+        """Ends what waits; has the owner end what runs."""
+        state = await self._store.cancel(request.generation_id, self._patience)
         return generation_service_pb2.CancelGenerationResponse(state=state)
 
     async def _relay(self, reader: Reader, context: Context) -> AsyncIterator[bytes]:
@@ -108,10 +115,12 @@ def _finished(item: LogItem, times: generation_pb2.Timings) -> bytes:
     return answers.finished(item.sequence, item.terminal, attempts, item.terminal.trace_id, times)
 
 
-def _stored_timings(items: list[LogItem]) -> generation_pb2.Timings | None:
-    if not items or items[-1].terminal is None or not items[-1].terminal.HasField("timeline"):
+def _stored_timings(record: Record, items: list[LogItem]) -> generation_pb2.Timings | None:
+    if not items or items[-1].terminal is None:
         return None
-    return timings.timings(items[-1].terminal.timeline, items[-1].finished_us)
+    # What ended before a worker had it has a timeline in its record alone.
+    timeline = items[-1].terminal.timeline if items[-1].terminal.HasField("timeline") else record.timeline()
+    return timings.timings(timeline, items[-1].finished_us)
 
 
 async def _send_metadata(context: Context, reader: Reader) -> None:

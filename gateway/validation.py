@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from google.protobuf import duration_pb2
 
@@ -24,7 +25,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_KEY_LENGTH = 256  # characters of an idempotency key
 MAX_STOP_STRINGS = 64
 MAX_STOP_LENGTH = 1024  # characters
-SEEDS = range(-(2**63), 2**63)
+MAX_VIOLATIONS = 16  # told in one error; a status travels in metadata, which gRPC limits to some kilobytes
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,21 @@ def check(request: GenerationRequest, model: model_service_pb2.Model, limits: Li
     """Judges a request for a model.
 
     Raises:
-        InvalidRequestError: names every wrong field and its limit.
+        InvalidRequestError: names every wrong field and its limit, up to a number of them.
     """
     raise_if_any(
-        [
-            *_options(request, limits),
-            *_prompt(request.spec, model),
-            *_sampling("spec.sampling_params", request.spec.sampling_params, model, limits),
-            *_lengths(request.spec, model),
-        ]
+        chain(
+            _options(request, limits),
+            _prompt(request.spec, model),
+            _sampling("spec.sampling_params", request.spec.sampling_params, model, limits),
+            _lengths(request.spec, model),
+        )
     )
 
 
-def raise_if_any(violations: list[FieldViolation]) -> None:
+def raise_if_any(found: Iterable[FieldViolation]) -> None:
     """Raises the error of all violations together, if there are any."""
+    violations = list(islice(found, MAX_VIOLATIONS))
     if violations:
         text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
         raise InvalidRequestError(text, violations=violations)
@@ -95,7 +97,8 @@ def _prompt(spec: generation_pb2.GenerationSpec, model: model_service_pb2.Model)
     elif kind == "token_ids":
         if not spec.token_ids.ids:
             yield FieldViolation("spec.token_ids.ids", "is empty")
-        yield from _vocabulary("spec.token_ids.ids", spec.token_ids.ids, model)
+        elif len(spec.token_ids.ids) < model.max_model_len:  # the others are too long anyway, see _lengths
+            yield from _vocabulary("spec.token_ids.ids", spec.token_ids.ids, model)
     else:
         yield from _chat(spec.chat)
 

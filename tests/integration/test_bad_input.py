@@ -111,6 +111,15 @@ async def test_all_wrong_fields_are_named_at_once(served: Served) -> None:
     assert all(field in text for field in ("spec.prompt", "temperature", "top_p", "n: is 0"))
 
 
+async def test_thousands_of_wrong_fields_are_one_answer_of_bounded_size(served: Served) -> None:
+    messages = [g.ChatMessage(role="x" * 100, content="y") for _ in range(5000)]
+    _, name, text = await failure(
+        served.stub.Generate(s.GenerateRequest(spec=g.GenerationSpec(chat=g.Chat(messages=messages))))
+    )
+    assert name == "INVALID_REQUEST"
+    assert text.count("is unknown") == 16
+
+
 async def test_what_only_the_engine_can_judge_fails_the_generation(served: Served) -> None:
     too_long = g.GenerationSpec(text="word " * 110_000)
     code, name, text = await failure(served.stub.Generate(s.GenerateRequest(spec=too_long)))

@@ -117,6 +117,15 @@ async def test_a_submitted_generation_can_be_attached_and_got(served: Served) ->
     assert sum(hop.duration.ToMicroseconds() for hop in got.timings.hops) == got.timings.total.ToMicroseconds()
 
 
+async def test_a_reader_that_comes_after_the_end_adds_no_relay(served: Served) -> None:
+    submitted = await served.stub.SubmitGeneration(s.SubmitGenerationRequest(spec=spec()))
+    attach = s.AttachGenerationRequest(generation_id=submitted.generation_id)
+    early, late = [await read(served.stub.AttachGeneration(attach)) for _ in range(2)]
+    got = (await served.stub.GetGeneration(s.GetGenerationRequest(generation_id=submitted.generation_id))).generation
+    assert early[-1].finished.timings.hops[-1].kind == g.HOP_KIND_RELAY
+    assert late[-1].finished.timings == got.timings
+
+
 async def test_attach_gives_exactly_what_comes_after_every_sequence(served: Served) -> None:
     wanted = spec()
     events = await read(served.stub.GenerateStream(s.GenerateStreamRequest(spec=wanted)))

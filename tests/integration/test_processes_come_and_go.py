@@ -195,6 +195,87 @@ async def test_lost_feed_messages_are_read_from_the_log(served: Served) -> None:
     check_whole(wanted, events, attempts=1)
 
 
+async def test_a_lost_end_is_found_for_readers_of_the_end_alone(served: Served) -> None:
+    answering = asyncio.ensure_future(served.stub.Generate(s.GenerateRequest(spec=spec(max_tokens=300))))
+    feed = served.gateway.application._feed
+    await eventually(lambda: len(feed) == 1, "it is followed")
+    (follower,) = feed._all()
+    follower.push = lambda *_: None  # whatever comes is lost
+
+    async def found() -> bool:
+        await feed.renew_once()
+        return answering.done()
+
+    await eventually(found, "the renewal of the watch finds the end")
+    assert list((await answering).generation.choices[0].token_ids) == list(expected_tokens(spec(max_tokens=300)))
+
+
+async def test_an_unknown_model_is_no_client_s_fault_while_redis_is_away(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as stack:
+        gateway = await stack.add_gateway(call_patience_seconds=0.1)
+        own_redis.kill()
+        directory = gateway.application._directory
+        await eventually(lambda: not directory.store_answers, "the gateway has noticed")
+        wanted = spec()
+        wanted.model = "simulated-test"
+        stub, unknown = stack.stub(gateway), "0-" + "0" * 32
+        for call in (
+            stub.Generate(s.GenerateRequest(spec=wanted), timeout=10),
+            stub.GetGeneration(s.GetGenerationRequest(generation_id=unknown), timeout=10),
+            stub.CancelGeneration(s.CancelGenerationRequest(generation_id=unknown), timeout=10),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+
+
+async def test_an_empty_model_name_means_the_live_one(stack: Stack) -> None:
+    first = await stack.add_worker(await stack.add_engine())
+    gateway = await stack.add_gateway()
+    await stack.wait_until_served(gateway)
+    await first.drain()
+    await stack.add_worker(await stack.add_engine(model="other"))
+    directory = gateway.application._directory
+    await eventually(lambda: directory._find("").model.name == "simulated-other", "the gateway knows who came and who left")
+    answer = await stack.stub(gateway).Generate(s.GenerateRequest(spec=spec()))
+    assert answer.generation.model == "simulated-other"
+
+
+async def test_a_draining_engine_is_asked_once(stack: Stack) -> None:
+    engine = await stack.add_engine(drain_seconds=20.0)
+    worker = await stack.add_worker(engine)
+    gateway = await stack.add_gateway()
+    await stack.wait_until_served(gateway)
+    stub = stack.stub(gateway)
+    long = stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)))
+    await started(long)
+    draining = asyncio.create_task(engine.drain())
+
+    async def drains() -> bool:
+        return await health(stack, engine) == NOT_SERVING
+
+    await eventually(drains, "the engine service drains")
+    waiting = asyncio.create_task(read(stub.GenerateStream(s.GenerateStreamRequest(spec=spec("waits")))))
+    intake = worker.application._intake
+    await eventually(lambda: intake._refused, "the engine service has refused")
+    asked = 0
+    is_serving = intake._is_serving
+
+    async def count() -> bool:
+        nonlocal asked
+        asked += 1
+        return bool(await is_serving())
+
+    intake._is_serving = count
+    await eventually(lambda: asked == 3, "the worker has asked for its health instead")
+    await stack.add_worker(await stack.add_engine())
+    events = await waiting
+    long.cancel()
+    await draining
+    assert events[-1].finished.attempts == 2
+    assert tokens(events) == list(expected_tokens(spec("waits")))
+
+
 async def test_flushed_data_ends_open_streams_with_data_loss(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     call = served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)))
     await started(call)

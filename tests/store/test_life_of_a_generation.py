@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.store.conftest import MODEL, Bench, submission
+from tests.support.waiting import eventually
 from tokenrelay.errors import (
     GenerationNotFoundError,
     IdempotencyConflictError,
@@ -12,6 +13,7 @@ from tokenrelay.errors import (
     StoreFullError,
 )
 from tokenrelay.store.v1 import store_pb2
+from tokenrelay.token_log import connection as connection_module
 from tokenrelay.token_log import keys
 from tokenrelay.token_log.store import Addition, Depth, GenerationStore, Outcome, StoreLimits
 from tokenrelay.v1 import generation_pb2
@@ -116,6 +118,28 @@ async def test_nothing_is_accepted_above_the_memory_watermark_but_the_accepted_f
     assert await bench.state(generation_id) == "FINISHED"
 
 
+async def test_a_queue_that_is_there_needs_no_memory(bench: Bench) -> None:
+    client = bench.store.connection._commands
+    try:
+        await client.config_set("maxmemory", 1)
+        await bench.store.prepare_queues(MODEL)
+    finally:
+        await client.config_set("maxmemory", 0)
+
+
+async def test_a_thousand_calls_share_a_few_connections(bench: Bench) -> None:
+    client = bench.store.connection._commands
+    await asyncio.gather(*(bench.store.connection._once(client.time) for _ in range(1000)))
+    assert len(await client.client_list()) < 100
+
+
+async def test_more_entries_than_a_page_hang_on_a_consumer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "PENDING_PAGE", 3)
+    ids = [await bench.submit() for _ in range(8)]
+    await bench.read("w1")
+    assert [entry.generation_id for entry in await bench.store.hanging_entries(MODEL, 0, "w1", 0)] == ids
+
+
 async def test_only_one_of_many_claims_wins(bench: Bench) -> None:
     await bench.submit()
     (entry,) = await bench.read()
@@ -177,6 +201,7 @@ async def test_finish_is_idempotent_and_final(bench: Bench) -> None:
     assert await bench.finish(claim, 2) is Outcome.GAP
     assert await bench.finish(claim, 1) is Outcome.OK
     assert await bench.finish(claim, 1) is Outcome.OK
+    assert await bench.append(claim, 0, 1) is Outcome.OK, "what a lost reply makes a worker send again"
     assert await bench.append(claim, 1, 2) is Outcome.FENCED
     assert await bench.store.cancel(generation_id) == generation_pb2.GENERATION_STATE_FINISHED
     assert await bench.sequences(generation_id) == [1, 1]
@@ -280,12 +305,70 @@ async def test_reap_hands_back_what_a_dead_worker_held(bench: Bench) -> None:
     generation_id = await bench.submit()
     claim = await bench.take("w1")
     await bench.append(claim, 0, 1)
-    await bench.store.reap(0)  # sees this Redis for the first time: leases are not judged for one lease
-    await asyncio.sleep(0.25)
-    assert (await bench.store.reap(0)).taken_over == 1
+    await until_reaped(bench, "taken_over")
     assert await bench.state(generation_id) == "QUEUED"
     taken = await bench.take("w2")
     assert (taken.epoch, taken.record.last) == (2, 1)
+
+
+async def until_reaped(bench: Bench, what: str) -> None:
+    """Reaps as often as a process does, until it has done something."""
+
+    async def done() -> bool:
+        return bool(getattr(await bench.store.reap(0), what))
+
+    await eventually(done, f"reap counts as {what}")
+
+
+async def test_a_cancel_holds_though_somebody_goes_on_watching(bench: Bench) -> None:
+    policy = generation_pb2.DISCONNECT_POLICY_CANCEL_AFTER_GRACE
+    generation_id = await bench.submit(policy=policy, grace_ms=60_000, gateway="g1", watch_ms=60_000)
+    claim = await bench.take()
+    await bench.store.cancel(generation_id)
+    await bench.store.watch("g1", 60_000, [generation_id])
+    await bench.store.watch("g1", 0, [generation_id])
+    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
+    await bench.store.release(MODEL, [(generation_id, claim.fence)])
+    (entry,) = await bench.read("w2")
+    assert await bench.claim(entry, "w2") is None, "a takeover does not bring it back"
+    assert await bench.state(generation_id) == "CANCELLED"
+
+
+async def test_a_cancelled_one_whose_worker_is_dead_ends_without_another(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    await bench.take()
+    await bench.store.cancel(generation_id)
+    await until_reaped(bench, "cancelled")
+    assert await bench.state(generation_id) == "CANCELLED"
+
+
+async def test_a_queue_timeout_ends_with_the_first_claim(bench: Bench) -> None:
+    generation_id = await bench.submit(queue_timeout_ms=20)
+    claim = await bench.take("w1")
+    await asyncio.sleep(0.03)
+    await bench.store.release(MODEL, [(generation_id, claim.fence)])
+    assert (await bench.store.reap(0)).expired == 0
+    assert (await bench.take("w2")).epoch == 2
+
+
+async def test_nobody_s_silence_counts_while_redis_was_away(bench: Bench) -> None:
+    cancel = generation_pb2.DISCONNECT_POLICY_CANCEL
+    generation_id = await bench.submit(policy=cancel, gateway="g1", watch_ms=150)
+    claim = await bench.take()
+    await bench.store.reap(0)
+    await asyncio.sleep(0.25)  # nobody has reaped, renewed or watched meanwhile: all were cut off
+    assert await bench.append(claim, 0, 1) is Outcome.OK
+    await bench.store.watch("g1", 150, [generation_id])
+    assert (await bench.store.reap(0)).taken_over == 0
+    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+
+
+async def test_a_gateway_that_stays_away_after_an_outage_is_dead(bench: Bench) -> None:
+    generation_id = await bench.submit(policy=generation_pb2.DISCONNECT_POLICY_CANCEL, gateway="g1", watch_ms=50)
+    await bench.store.reap(0)
+    await asyncio.sleep(0.25)
+    await until_reaped(bench, "cancelled")
+    assert await bench.state(generation_id) == "CANCELLED"
 
 
 async def test_a_late_renewal_succeeds_if_nobody_took_over(bench: Bench) -> None:

@@ -8,8 +8,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha1
 from importlib import resources
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import redis.asyncio
@@ -34,7 +36,7 @@ log = structlog.get_logger(__name__)
 COMMAND_TIMEOUT = 10.0  # seconds; a slow fsync is waited for, a half-open connection is not
 CONNECT_TIMEOUT = 2.0  # seconds
 BLOCK_MARGIN = 5.0  # seconds that a blocking read waits longer than Redis blocks
-MOST_CONNECTIONS = 256
+MOST_COMMANDS = 64  # under way at a time, each on a connection of its own; more wait here
 PENDING_PAGE = 200  # pending entries looked at in one go
 PING_INTERVAL, SILENCE = 2.0, 7.0  # seconds without a message until a ping, and until a subscription counts as broken
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 0.5  # seconds between tries
@@ -99,7 +101,8 @@ class RedisConnection:
             "socket_timeout": None,
             "socket_connect_timeout": CONNECT_TIMEOUT,
         }
-        self._commands = redis.asyncio.Redis.from_url(url, max_connections=MOST_CONNECTIONS, **options)
+        self._commands = redis.asyncio.Redis.from_url(url, **options)
+        self._slots = asyncio.Semaphore(MOST_COMMANDS)
         self._blocking = redis.asyncio.Redis.from_url(url, **options)
         self._channels = redis.asyncio.Redis.from_url(url, **options)
 
@@ -142,13 +145,15 @@ class RedisConnection:
         if version < OLDEST_VERSION:
             raise RuntimeError(f"redis is {info['redis_version']}; 6.2 or newer is needed")
         await self.read_clock()
+        # While Redis loads its file it answers all the others, but not this one.
+        await self._once(lambda: self._commands.exists("tokenrelay:nothing"))
         await self._warn_if_not_durable()
 
     async def _warn_if_not_durable(self) -> None:
         wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
         try:
             # One at a time: Redis before 7 takes only one.
-            found = {name: (await self._commands.config_get(name)).get(name) for name in wanted}
+            found = {name: (await self._once(partial(self._commands.config_get, name))).get(name) for name in wanted}
         except ResponseError:
             log.warning("redis does not show its configuration; promises need these settings", **_underscored(wanted))
             return
@@ -181,9 +186,11 @@ class RedisConnection:
         self.clock.observe(started, int(reply[0]) * 1000, time.monotonic_ns())
         return Reply(int(reply[0]), list(reply[1:]))
 
-    async def run_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Reply]:
+    async def run_together(
+        self, calls: Sequence[tuple[Script, str, Sequence[Any]]], patience: float | None = None
+    ) -> list[Reply]:
         """Runs several scripts in order over one round trip; otherwise as run."""
-        replies: list[Reply] = await self._retried(lambda: self._evaluate_together(calls))
+        replies: list[Reply] = await self._retried(lambda: self._evaluate_together(calls), patience)
         return replies
 
     async def _evaluate_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Reply]:
@@ -198,9 +205,9 @@ class RedisConnection:
         self.clock.observe(started, int(replies[0][0]) * 1000, time.monotonic_ns())
         return [Reply(int(reply[0]), list(reply[1:])) for reply in replies]
 
-    async def hash(self, key: str) -> dict[bytes, bytes]:
+    async def hash(self, key: str, patience: float | None = None) -> dict[bytes, bytes]:
         """Reads a hash; empty if there is none."""
-        fields: dict[bytes, bytes] = await self._retried(lambda: self._commands.hgetall(key))
+        fields: dict[bytes, bytes] = await self._retried(lambda: self._commands.hgetall(key), patience)
         return fields
 
     async def _retried(self, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
@@ -218,6 +225,11 @@ class RedisConnection:
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 
     async def _once(self, call: Callable[[], Awaitable[Any]], timeout: float = COMMAND_TIMEOUT) -> Any:
+        """Calls once, as soon as there is a slot."""
+        async with self._slots:
+            return await self._now(call, timeout)
+
+    async def _now(self, call: Callable[[], Awaitable[Any]], timeout: float) -> Any:
         """Calls once, for a bounded time, and translates what redis-py raises."""
         if self._closed:
             raise StoreUnavailableError("this process is stopping")
@@ -236,12 +248,25 @@ class RedisConnection:
             raise
 
     async def ensure_group(self, stream: str, group: str) -> None:
-        """Creates a stream's consumer group at its beginning, so that no entry is passed over, unless it is there."""
+        """Creates a stream's consumer group at its beginning, so that no entry is passed over, unless it is there.
+
+        Raises:
+            StoreFullError: it is not there, and Redis is out of memory.
+        """
+        if await self._group(stream, group) is not None:
+            return  # when Redis is out of memory it would refuse even to say so
         try:
             await self._retried(lambda: self._commands.xgroup_create(stream, group, id="0", mkstream=True))
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+
+    async def _group(self, stream: str, group: str) -> Mapping[str, Any] | None:
+        try:
+            groups = await self._retried(lambda: self._commands.xinfo_groups(stream))
+        except ResponseError:
+            return None  # there is no such stream
+        return next((found for found in groups if found["name"] == group.encode()), None)
 
     async def read_group(
         self, group: str, consumer: str, streams: Sequence[str], count: int, *, block: bool
@@ -255,12 +280,15 @@ class RedisConnection:
             NoSuchGroupError: a stream or its group has vanished.
             StoreUnavailableError: Redis is away. Entries may have been handed to the consumer all the same.
         """
-        client = self._blocking if block else self._commands
-        milliseconds = round(self._block * 1000) if block else None
-        reply = await self._once(
-            lambda: client.xreadgroup(group, consumer, dict.fromkeys(streams, ">"), count=count, block=milliseconds),
-            self._block + BLOCK_MARGIN if block else COMMAND_TIMEOUT,
-        )
+        positions: dict[Any, Any] = dict.fromkeys(streams, ">")
+        if block:
+            milliseconds = round(self._block * 1000)
+            reply = await self._now(
+                lambda: self._blocking.xreadgroup(group, consumer, positions, count=count, block=milliseconds),
+                self._block + BLOCK_MARGIN,
+            )
+        else:
+            reply = await self._once(lambda: self._commands.xreadgroup(group, consumer, positions, count=count))
         found = reply.items() if isinstance(reply, dict) else reply or []
         return [
             (stream.decode(), entry.decode(), fields)
@@ -275,15 +303,9 @@ class RedisConnection:
 
     async def first_unread(self, stream: str, group: str) -> str | None:
         """Returns the id of a stream's first entry that no consumer of a group has read; None if there is none."""
-        try:
-            groups = await self._retried(lambda: self._commands.xinfo_groups(stream))
-        except ResponseError:
-            return None  # there is no such stream
-        for found in groups:
-            if found["name"] == group.encode():
-                unread = await self.range(stream, found["last-delivered-id"].decode(), 1)
-                return unread[0][0] if unread else None
-        return None
+        found = await self._group(stream, group)
+        unread = await self.range(stream, found["last-delivered-id"].decode(), 1) if found else []
+        return unread[0][0] if unread else None
 
     async def consumers(self, stream: str, group: str) -> list[tuple[str, int]]:
         """Returns a group's consumers, each with how many entries hang on it; empty if there is no such group."""
@@ -295,16 +317,28 @@ class RedisConnection:
 
     async def pending(self, stream: str, group: str, consumer: str, idle_ms: int) -> list[tuple[str, Mapping[bytes, bytes]]]:
         """Returns entries that hang on a consumer for some time, without those whose content is gone."""
-        found = await self._retried(
-            lambda: self._commands.xpending_range(
-                stream, group, min="-", max="+", count=PENDING_PAGE, consumername=consumer, idle=idle_ms
-            )
+        entries: list[tuple[str, Mapping[bytes, bytes]]] = []
+        begin = "-"
+        while True:
+            page = await self._retried(partial(self._pending_page, stream, group, consumer, idle_ms, begin))
+            names = [one["message_id"] for one in page]
+            found = await self._retried(partial(self._entries, stream, names))
+            entries += [(entry.decode(), fields) for (entry, fields) in chain.from_iterable(found)]
+            if len(page) < PENDING_PAGE:
+                return entries
+            begin = f"({names[-1].decode()}"
+
+    async def _pending_page(self, stream: str, group: str, consumer: str, idle_ms: int, begin: str) -> Any:
+        return await self._commands.xpending_range(
+            stream, group, min=begin, max="+", count=PENDING_PAGE, consumername=consumer, idle=idle_ms
         )
-        entries: list[Any] = []
-        for one in found:
-            name = one["message_id"]
-            entries += await self._retried(lambda name=name: self._commands.xrange(stream, name, name))  # type: ignore[misc]
-        return [(entry.decode(), fields) for entry, fields in entries]
+
+    async def _entries(self, stream: str, names: Sequence[bytes]) -> list[Any]:
+        async with self._commands.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.xrange(stream, name, name)
+            found: list[Any] = await pipeline.execute()
+            return found
 
     async def newer(self, positions: Mapping[str, str]) -> set[str]:
         """Returns which of some streams have entries after a position."""

@@ -15,6 +15,7 @@ from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayEr
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
 from tokenrelay.token_log.store import PAGE, GenerationStore, LogItem, Standing
+from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,11 @@ class Follower:
     @property
     def position(self) -> int:
         return self._position
+
+    @property
+    def end_only(self) -> bool:
+        """Whether only the terminal record is of interest."""
+        return self.watcher.endswith(END_ONLY)
 
     def is_waiting(self) -> bool:
         """Tells whether it has nothing to hand out."""
@@ -172,9 +178,14 @@ class Feed:
             self._followers.pop(follower.generation_id, None)
         return all(other.watcher != follower.watcher for other in followers)
 
-    async def watch(self, follower: Follower) -> Standing | None:
-        """Sets this gateway's watch on a follower's generation; returns where it stands, None if it is gone."""
-        (standing,) = await self._store.watch(follower.watcher, self.watch_ms, [follower.generation_id])
+    async def watch(self, follower: Follower, patience: float) -> Standing | None:
+        """Sets this gateway's watch on a follower's generation; returns where it stands, None if it is gone.
+
+        Args:
+            follower: whose generation is to be watched.
+            patience: seconds to wait for Redis.
+        """
+        (standing,) = await self._store.watch(follower.watcher, self.watch_ms, [follower.generation_id], patience)
         return standing
 
     async def unwatch(self, follower: Follower) -> None:
@@ -223,17 +234,20 @@ class Feed:
                 log.warning("redis is away; streams wait", followers=len(self))
 
     async def check_once(self) -> None:
-        """Looks whether any open log is ahead of its followers; the feed may have lost its last message."""
-        positions = {name: min(one.position for one in followers) for name, followers in self._followers.items()}
-        if not positions:
-            return
-        for name in await self._store.logs_ahead(positions):
-            for follower in self._followers.get(name, []):
-                if follower.position == positions[name] and follower.is_waiting():
-                    follower.reread()
+        """Looks whether any open log is ahead of who waits for it; the feed may have lost its last message."""
+        waiting = [follower for follower in self._all() if follower.is_waiting() and not follower.end_only]
+        positions: dict[str, int] = {}
+        for follower in waiting:
+            name = follower.generation_id
+            positions[name] = min(follower.position, positions.get(name, follower.position))
+        ahead = await self._store.logs_ahead(positions) if positions else set()
+        for follower in waiting:
+            name = follower.generation_id
+            if name in ahead and follower.is_waiting() and follower.position == positions[name]:
+                follower.reread()
 
     async def renew_once(self) -> None:
-        """Renews the watches; a generation that is gone with followers on it is lost data."""
+        """Renews the watches, and finds ends that the feed has lost; a generation that is gone is lost data."""
         by_watcher: dict[str, list[tuple[Follower, int]]] = {}
         for follower in self._all():
             by_watcher.setdefault(follower.watcher, []).append((follower, follower.position))
@@ -243,6 +257,8 @@ class Feed:
             for (follower, position), standing in zip(followers, standings, strict=True):
                 if standing is None or standing.last < position:
                     follower.fail(DataLossError("the token log is gone, or has lost what was already sent"))
+                elif standing.state > generation_pb2.GENERATION_STATE_RUNNING and follower.is_waiting():
+                    follower.reread()
 
 
 def _item(entry: store_pb2.FeedEntry) -> LogItem:

@@ -14,7 +14,8 @@ generation, its queue and its idempotency key lies in one slot, so that one scri
 | `tokenrelay:{s}:idempotency:<h>` | string      | the id that an idempotency key, by its hash, stands for   | expires by retention   |
 | `tokenrelay:{s}:due`             | sorted set  | ids by the millisecond at which reap must look at them    | members by finish      |
 | `tokenrelay:{s}:finished`        | sorted set  | ids by the millisecond of their end, for early dropping   | members by reap        |
-| `tokenrelay:{s}:server`          | hash        | `run_id` of the Redis process, `since` when it was seen   | never; it is small     |
+| `tokenrelay:{s}:server`          | hash        | `run_id` of Redis, `since` when it is there without a gap, | never; it is small    |
+|                                  |             | `seen`, when somebody reaped last                         |                        |
 | `tokenrelay:{registry}:workers`  | hash        | worker id to "milliseconds WorkerAnnouncement"            | fields by announce     |
 | `tokenrelay:{registry}:models`   | hash        | model to the same of the worker seen last                 | never; one per model   |
 
@@ -35,8 +36,9 @@ Fields of a record, instants in milliseconds of Redis' clock unless the name end
 | `last`                              | the last sequence in the log                                                    |
 | `epoch`, `fence`, `owner`, `lease`  | attempt number; `epoch:nonce`; the owning worker; until when it owns            |
 | `policy`, `grace`, `watchers`       | DisconnectPolicy; its grace in ms; `gateway=until`, `gateway!=until` for the end only |
-| `queue_deadline`, `deadline`        | when it expires in the queue; when it expires anywhere                          |
-| `cancel_at`                         | when it is to be cancelled unless somebody watches longer                       |
+| `queue_deadline`, `deadline`        | when it expires unless it was claimed; when it expires anywhere                 |
+| `cancelled`                         | 1 once somebody has cancelled it; its owner is to end it                        |
+| `cancel_at`, `watch`                | when it is to be cancelled unless somebody watches longer; ms of the last watch |
 | `submitted_us`, `started_us`        | accepted; first claimed                                                         |
 | `claimed_us`, `appended_us`         | last claimed; last appended by that attempt                                     |
 | `first_us`, `finished_us`           | first token in the log; terminal                                                |

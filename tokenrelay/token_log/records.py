@@ -60,9 +60,6 @@ class Record:
             lost_attempts=tuple(_parse_history(fields.get(b"history", b""))),
         )
 
-    def is_terminal(self) -> bool:
-        return self.state > generation_pb2.GENERATION_STATE_RUNNING
-
     def timeline(self) -> store_pb2.Timeline:
         """Returns what the record knows of when what happened; the last attempt's engine is not in it."""
         return store_pb2.Timeline(

@@ -197,13 +197,16 @@ class GenerationStore:
             retry_after=5.0,
         )
 
-    async def watch(self, gateway: str, watch_ms: int, ids: Sequence[str]) -> list[Standing | None]:
+    async def watch(
+        self, gateway: str, watch_ms: int, ids: Sequence[str], patience: float | None = None
+    ) -> list[Standing | None]:
         """Sets a gateway's watch on generations, or takes it away with watch_ms 0; None for what is gone."""
         return await self._per_shard(
             "watch",
             (gateway, watch_ms, self.limits.retention_ms, self._cancelled),
             [(generation_id, (generation_id,)) for generation_id in ids],
             lambda reply: None if reply == b"GONE" else Standing(*reply),
+            patience,
         )
 
     async def claim(
@@ -255,7 +258,7 @@ class GenerationStore:
         items = [(entry.generation_id, (entry.generation_id, "", entry.queue, entry.entry)) for entry in entries]
         return await self._per_shard("release", (model,), items, _outcome)
 
-    async def cancel(self, generation_id: str) -> generation_pb2.GenerationState.ValueType:
+    async def cancel(self, generation_id: str, patience: float | None = None) -> generation_pb2.GenerationState.ValueType:
         """Cancels a generation and returns where it stands; RUNNING means that its owner was told.
 
         Raises:
@@ -265,6 +268,7 @@ class GenerationStore:
             self._scripts["cancel"],
             keys.prefix(self.shard(generation_id)),
             *(generation_id, self.limits.retention_ms, self._cancelled),
+            patience=patience,
         )
         if state == 0:
             raise not_found(generation_id)
@@ -281,9 +285,9 @@ class GenerationStore:
         )
         return Reaped(*counts)
 
-    async def read_record(self, generation_id: str) -> Record:
+    async def read_record(self, generation_id: str, patience: float | None = None) -> Record:
         """Raises GenerationNotFoundError if there is none, or no longer."""
-        fields = await self.connection.hash(keys.record(generation_id, self.shard(generation_id)))
+        fields = await self.connection.hash(keys.record(generation_id, self.shard(generation_id)), patience)
         if not fields:
             raise not_found(generation_id)
         return Record.parse(generation_id, fields)
@@ -385,11 +389,16 @@ class GenerationStore:
         return shard
 
     async def _per_shard(
-        self, script: str, shared: Sequence[Any], items: Sequence[Item], read: Callable[[Any], Read]
+        self,
+        script: str,
+        shared: Sequence[Any],
+        items: Sequence[Item],
+        read: Callable[[Any], Read],
+        patience: float | None = None,
     ) -> list[Read]:
         """Runs a batch script once per shard and returns the replies in the items' order."""
         batches = self._batches(script, shared, items)
-        replies = await self.connection.run_together([batch.call for batch in batches])
+        replies = await self.connection.run_together([batch.call for batch in batches], patience)
         return _in_order(batches, replies, len(items), read)
 
     def _batches(self, script: str, shared: Sequence[Any], items: Sequence[Item]) -> list["_Batch"]:

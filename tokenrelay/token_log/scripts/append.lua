@@ -12,15 +12,18 @@ allow_out_of_memory()
 
 for position = 2, #ARGV, 5 do
     local id, fence, before, after, entry = unpack(ARGV, position, position + 4)
-    local record = redis.call('HMGET', record_key(id), 'fence', 'state', 'last', 'watchers', 'cancel_at')
+    local record = read(id, 'fence', 'last', unpack(UNWANTED))
     local reply
-    if record[1] ~= fence or tonumber(record[2]) ~= RUNNING then
+    if not record or record.fence ~= fence then
         reply = 'FENCED'
-    elseif record[3] == before then
+    elseif record.state ~= RUNNING then
+        -- The retry of a call that also ended the generation.
+        reply = tonumber(record.last) >= tonumber(after) and 'OK' or 'FENCED'
+    elseif record.last == before then
         redis.call('XADD', log_key(id), after .. '-0', 'e', entry)
         redis.call('HSET', record_key(id), 'last', after, 'lease', NOW + lease, 'appended_us', NOW_US)
         if before == '0' then redis.call('HSET', record_key(id), 'first_us', NOW_US) end
-        for gateway in each_watcher(record[4]) do
+        for gateway in each_watcher(record.watchers) do
             if string.sub(gateway, -1) ~= '!' then
                 local feed = feeds[gateway]
                 if not feed then
@@ -30,8 +33,8 @@ for position = 2, #ARGV, 5 do
                 feed[#feed + 1] = feed_entry(id, tonumber(after), LOG_ENTRY, entry)
             end
         end
-        reply = passed(record[5] or nil) and 'CANCEL' or 'OK'
-    elseif tonumber(record[3]) >= tonumber(after) then
+        reply = is_unwanted(record, lease) and 'CANCEL' or 'OK'
+    elseif tonumber(record.last) >= tonumber(after) then
         redis.call('HSET', record_key(id), 'lease', NOW + lease)
         reply = 'OK'
     else

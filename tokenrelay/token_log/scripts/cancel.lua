@@ -11,6 +11,7 @@ if record.state == QUEUED then
     return {NOW_US, CANCELLED}
 end
 allow_out_of_memory()
-redis.call('HSET', record_key(id), 'cancel_at', NOW)
+redis.call('HSET', record_key(id), 'cancelled', 1)
+look_at(id, NOW)
 tell_owner(record, id)
 return {NOW_US, RUNNING}

@@ -10,6 +10,7 @@ local model, fingerprint, worker = ARGV[1], ARGV[2], ARGV[3]
 local lease, retention = tonumber(ARGV[4]), tonumber(ARGV[5])
 local terminals = {cancelled = ARGV[6], deadline = ARGV[7], queue_timeout = ARGV[8]}
 local replies = {NOW_US}
+allow_out_of_memory()
 
 local function history_of(record)
     if not record.claimed_us then return '' end
@@ -17,8 +18,8 @@ local function history_of(record)
 end
 
 local function claim(id, nonce, queue, entry)
-    local record = read(id, 'epoch', 'fence', 'claimed_us', 'appended_us', 'history', 'cancel_at', 'deadline',
-        'queue_deadline', unpack(CONCLUDE))
+    local record = read(id, 'epoch', 'fence', 'claimed_us', 'appended_us', 'history', 'cancelled', 'cancel_at', 'watch',
+        'deadline', 'queue_deadline', unpack(CONCLUDE))
     if not record or record.state > RUNNING or record.queue ~= queue or record.entry ~= entry then
         remove_entry(queue, model, entry)
         return {'OVER'}
@@ -28,17 +29,16 @@ local function claim(id, nonce, queue, entry)
         if record.fence ~= fence then return {'HELD'} end
         return {'CLAIMED', fence, tonumber(record.epoch), redis.call('HGETALL', record_key(id))}
     end
-    local state, terminal = overdue(record, terminals)
+    local state, terminal = overdue(record, terminals, lease)
     if state then
         conclude(id, record, state, terminal, retention)
         return {'OVER'}
     end
-    allow_out_of_memory()
     local epoch = tonumber(record.epoch) + 1
     local fence = digits(epoch) .. ':' .. nonce
     redis.call('HSET', record_key(id), 'state', RUNNING, 'epoch', epoch, 'fence', fence, 'owner', worker,
         'lease', NOW + lease, 'history', history_of(record), 'claimed_us', NOW_US)
-    redis.call('HDEL', record_key(id), 'appended_us')
+    redis.call('HDEL', record_key(id), 'appended_us', 'queue_deadline')
     if not record.claimed_us then redis.call('HSET', record_key(id), 'started_us', NOW_US) end
     if record.last == '0' then redis.call('HSET', record_key(id), 'fingerprint', fingerprint) end
     count_depth(record.model, -1, -tonumber(record.size))

@@ -11,22 +11,15 @@ local watermark = tonumber(ARGV[7])
 local taken_over, expired, cancelled, dropped = 0, 0, 0, 0
 allow_out_of_memory()
 
--- While Redis was down nobody could renew. So leases are not judged for one lease after it came back.
-local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-local known = redis.call('HMGET', PREFIX .. 'server', 'run_id', 'since')
-local since = tonumber(known[2])
-if known[1] ~= run_id then
-    since = NOW
-    redis.call('HSET', PREFIX .. 'server', 'run_id', run_id, 'since', NOW)
-end
-local leases_count = NOW >= since + lease
+local leases_count = NOW >= back_since(lease) + lease
+redis.call('HSET', PREFIX .. 'server', 'seen', NOW)
 
 local function decide(id)
-    local record = read(id, 'owner', 'lease', 'cancel_at', 'deadline', 'queue_deadline', unpack(CONCLUDE))
+    local record = read(id, 'owner', 'lease', 'cancelled', 'cancel_at', 'watch', 'deadline', 'queue_deadline', unpack(CONCLUDE))
     redis.call('ZREM', DUE, id)
     if not record or record.state > RUNNING then return end
     if record.state == QUEUED then
-        local state, terminal = overdue(record, terminals)
+        local state, terminal = overdue(record, terminals, lease)
         if state then
             conclude(id, record, state, terminal, retention)
             if state == EXPIRED then expired = expired + 1 else cancelled = cancelled + 1 end
@@ -36,7 +29,7 @@ local function decide(id)
         requeue(id, record)
         record.state = QUEUED
         taken_over = taken_over + 1
-    elseif passed(record.cancel_at) then
+    elseif is_unwanted(record, lease) then
         tell_owner(record, id)
     end
     local look = next_look(record)

@@ -9,7 +9,7 @@ local replies = {NOW_US}
 
 for position = 2, #ARGV, 4 do
     local id, fence, queue, entry = unpack(ARGV, position, position + 3)
-    local record = read(id, 'fence', 'deadline', 'queue_deadline', 'cancel_at', unpack(CONCLUDE))
+    local record = read(id, 'fence', 'deadline', 'queue_deadline', 'cancelled', 'cancel_at', unpack(CONCLUDE))
     local reply = 'FENCED'
     local owned = record and fence ~= '' and record.state == RUNNING and record.fence == fence
     local unclaimed = record and fence == '' and record.state == QUEUED and record.queue == queue and record.entry == entry

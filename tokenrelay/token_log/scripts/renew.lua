@@ -8,11 +8,11 @@ allow_out_of_memory()
 
 for position = 2, #ARGV, 2 do
     local id, fence = ARGV[position], ARGV[position + 1]
-    local record = read(id, 'fence', 'cancel_at')
+    local record = read(id, 'fence', unpack(UNWANTED))
     local reply = 'FENCED'
     if record and record.state == RUNNING and record.fence == fence then
         redis.call('HSET', record_key(id), 'lease', NOW + lease)
-        reply = passed(record.cancel_at) and 'CANCEL' or 'OK'
+        reply = is_unwanted(record, lease) and 'CANCEL' or 'OK'
     end
     replies[#replies + 1] = reply
 end

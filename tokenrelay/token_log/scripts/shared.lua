@@ -122,7 +122,7 @@ local function conclude(id, record, state, terminal, retention)
     allow_out_of_memory()
     redis.call('XADD', log_key(id), record.last .. '-1', 't', terminal, 'at', NOW_US)
     redis.call('HSET', record_key(id), 'state', state, 'finished_us', NOW_US, 'expires', NOW + retention)
-    redis.call('HDEL', record_key(id), 'spec', 'cancel_at', 'watchers', 'lease')
+    redis.call('HDEL', record_key(id), 'spec', 'cancelled', 'cancel_at', 'watchers', 'watch', 'lease', 'queue_deadline')
     redis.call('PEXPIRE', record_key(id), retention)
     redis.call('PEXPIRE', log_key(id), retention)
     if record.idempotency then redis.call('PEXPIRE', idempotency_key(record.idempotency), retention) end
@@ -152,16 +152,45 @@ local function passed(instant)
     return instant ~= nil and tonumber(instant) <= NOW
 end
 
+-- Since when all have been able to reach Redis. Before, nobody could renew, so that silence says nothing.
+-- Reap notes several times a lease that somebody is there; half a lease without means that Redis, or everybody, was away.
+local back
+local function back_since(lease)
+    if not back then
+        local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+        local known = redis.call('HMGET', PREFIX .. 'server', 'run_id', 'since', 'seen')
+        back = tonumber(known[2] or 0)
+        if known[1] ~= run_id or NOW - tonumber(known[3] or 0) > lease / 2 then
+            back = NOW
+            redis.call('HSET', PREFIX .. 'server', 'run_id', run_id, 'since', NOW, 'seen', NOW)
+        end
+    end
+    return back
+end
+
+-- Fields that is_unwanted needs.
+local UNWANTED = {'cancelled', 'cancel_at', 'watch', 'watchers'}
+
+-- Tells whether a generation is to be cancelled: because somebody said so, or because its last reader is gone.
+local function is_unwanted(record, lease)
+    if record.cancelled then return true end
+    if not passed(record.cancel_at) then return false end
+    -- A reader that left with a word is no watcher any more. One whose watch ran out may only have been unable to renew.
+    local in_silence = record.watchers and record.watchers ~= ''
+    return not in_silence or NOW >= back_since(lease) + tonumber(record.watch or 0)
+end
+
 -- Why a queued generation may not be started any more: its terminal state and record, or nil if it may.
-local function overdue(record, terminals)
+local function overdue(record, terminals, lease)
     if passed(record.deadline) then return EXPIRED, terminals.deadline end
-    if passed(record.cancel_at) then return CANCELLED, terminals.cancelled end
+    if is_unwanted(record, lease) then return CANCELLED, terminals.cancelled end
     if passed(record.queue_deadline) then return EXPIRED, terminals.queue_timeout end
     return nil
 end
 
 -- The earliest instant at which something must be decided about a generation, or nil.
 local function next_look(record)
+    if record.cancelled then return NOW end
     local limit = record.queue_deadline
     if record.state == RUNNING then limit = record.lease end
     local earliest = math.huge

@@ -54,6 +54,7 @@ end
 if queue_timeout > 0 then add('queue_deadline', NOW + queue_timeout) end
 if time_limit > 0 then add('deadline', NOW + time_limit) end
 if cancel_at then add('cancel_at', cancel_at) end
+if gateway ~= '' then add('watch', watch_lease) end
 if idempotency ~= '' then
     add('idempotency', idempotency)
     redis.call('SET', idempotency_key(idempotency), id)

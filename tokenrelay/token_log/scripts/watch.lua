@@ -13,6 +13,7 @@ local function watch(id)
     local cancel_at = cancel_instant(tonumber(record.policy), tonumber(record.grace), latest)
     allow_out_of_memory()
     redis.call('HSET', record_key(id), 'watchers', watchers)
+    if lease > 0 then redis.call('HSET', record_key(id), 'watch', lease) end
     record.watchers = watchers
     if not cancel_at then return {record.state, tonumber(record.last)} end
     if cancel_at <= NOW and record.state == QUEUED then
