@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import structlog
 
 from tests.store.conftest import MODEL, Bench, submission
 from tests.support.waiting import eventually
@@ -291,6 +292,23 @@ async def test_what_waits_too_long_expires_unstarted(bench: Bench) -> None:
         "queue_timeout passed before a worker took the generation",
         "the call's deadline or time_limit passed before the generation was finished",
     ]
+
+
+async def test_every_end_in_the_queue_has_its_log_line(bench: Bench) -> None:
+    with structlog.testing.capture_logs() as lines:
+        by_cancel = await bench.submit()
+        await bench.store.cancel(by_cancel)
+        by_leaving = await bench.submit(policy=generation_pb2.DISCONNECT_POLICY_CANCEL, gateway="g1", watch_ms=60_000)
+        await bench.store.watch("g1", 0, [by_leaving])
+        by_reap = await bench.submit(queue_timeout_ms=1)
+        await until_reaped(bench, "expired")
+        by_claim = await bench.submit(time_limit_ms=20)
+        (entry,) = await bench.read()
+        await asyncio.sleep(0.03)
+        await bench.claim(entry)
+        await bench.store.cancel(by_claim)
+    told = [(line["generation_id"], line["state"]) for line in lines if line["event"] == "generation ended"]
+    assert told == [(by_cancel, "CANCELLED"), (by_leaving, "CANCELLED"), (by_reap, "EXPIRED"), (by_claim, "EXPIRED")]
 
 
 async def test_an_overdue_one_is_not_claimed(bench: Bench) -> None:

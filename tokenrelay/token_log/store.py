@@ -9,12 +9,16 @@ from enum import StrEnum
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
+import structlog
+
 from tokenrelay.errors import GenerationNotFoundError, IdempotencyConflictError, QueueFullError, StoreFullError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys, terminals
 from tokenrelay.token_log.connection import NoSuchGroupError, RedisConnection, Reply, Script
 from tokenrelay.token_log.records import Record, as_mapping
 from tokenrelay.v1 import generation_pb2
+
+log = structlog.get_logger(__name__)
 
 PAGE = 512  # log entries read at a time
 
@@ -119,10 +123,11 @@ class Written(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where a watched generation stands."""
+    """Where a watched generation stands, and whether the last reader's leaving has just ended it."""
 
     state: generation_pb2.GenerationState.ValueType
     last: int
+    ended_here: int
 
 
 class LogItem(NamedTuple):
@@ -142,6 +147,9 @@ class Reaped(NamedTuple):
     expired: int
     cancelled: int
     dropped_early: int
+
+
+REAPED = len(Reaped._fields)
 
 
 class Depth(NamedTuple):
@@ -201,13 +209,17 @@ class GenerationStore:
         self, gateway: str, watch_ms: int, ids: Sequence[str], patience: float | None = None
     ) -> list[Standing | None]:
         """Sets a gateway's watch on generations, or takes it away with watch_ms 0; None for what is gone."""
-        return await self._per_shard(
+        standings: list[Standing | None] = await self._per_shard(
             "watch",
             (gateway, watch_ms, self.limits.retention_ms, self._cancelled),
             [(generation_id, (generation_id,)) for generation_id in ids],
             lambda reply: None if reply == b"GONE" else Standing(*reply),
             patience,
         )
+        for generation_id, standing in zip(ids, standings, strict=True):
+            if standing is not None and standing.ended_here:
+                _tell_end(generation_id, standing.state)
+        return standings
 
     async def claim(
         self, model: str, fingerprint: str, worker: str, wanted: Sequence[tuple[QueueEntry, str]]
@@ -223,6 +235,9 @@ class GenerationStore:
             [(entry.generation_id, (entry.generation_id, nonce, entry.queue, entry.entry)) for entry, nonce in wanted],
             lambda reply: reply,
         )
+        for (entry, _), reply in zip(wanted, replies, strict=True):
+            if reply[0] == b"OVER" and reply[1]:
+                _tell_end(entry.generation_id, reply[1])
         return [
             Claim(reply[1].decode(), reply[2], Record.parse(entry.generation_id, as_mapping(reply[3])))
             if reply[0] == b"CLAIMED"
@@ -264,7 +279,7 @@ class GenerationStore:
         Raises:
             GenerationNotFoundError: there is none, or no longer.
         """
-        (state,) = await self.connection.run(
+        state, ended_here = await self.connection.run(
             self._scripts["cancel"],
             keys.prefix(self.shard(generation_id)),
             *(generation_id, self.limits.retention_ms, self._cancelled),
@@ -272,17 +287,22 @@ class GenerationStore:
         )
         if state == 0:
             raise not_found(generation_id)
+        if ended_here:
+            _tell_end(generation_id, state)
         return generation_pb2.GenerationState.ValueType(state)
 
     async def reap(self, shard: int, limit: int = 200) -> Reaped:
         """Decides what time has decided in a shard."""
         limits = self.limits
-        counts = await self.connection.run(
+        reply = await self.connection.run(
             self._scripts["reap"],
             keys.prefix(shard),
             *(limit, limits.lease_ms, limits.retention_ms),
             *(self._cancelled, self._past_deadline, self._past_queue_timeout, limits.drop_above),
         )
+        counts, ended = reply[:REAPED], reply[REAPED:]
+        for generation_id, state in zip(ended[::2], ended[1::2], strict=True):
+            _tell_end(generation_id.decode(), state)
         return Reaped(*counts)
 
     async def read_record(self, generation_id: str, patience: float | None = None) -> Record:
@@ -432,6 +452,12 @@ def _in_order(batches: Sequence[_Batch], replies: Sequence[Reply], count: int, r
         for position, one in zip(batch.positions, reply.items, strict=True)
     }
     return [by_position[position] for position in range(count)]
+
+
+def _tell_end(generation_id: str, state: int) -> None:
+    """Writes the log line of a generation that ended in the queue; what runs is told of by its worker."""
+    name = generation_pb2.GenerationState.Name(generation_pb2.GenerationState.ValueType(state))
+    log.warning("generation ended", generation_id=generation_id, state=name.removeprefix("GENERATION_STATE_"), unstarted=True)
 
 
 def _queue_entry(queue: str, entry: str, fields: Mapping[bytes, bytes]) -> QueueEntry:

@@ -1,17 +1,17 @@
 -- Cancels a generation: at once if it waits, through its owner if it runs. A terminal one stays as it is.
 --
 -- ARGV: id, retention in milliseconds, terminal record of a cancelled one
--- Replies {now in microseconds, state}, or {now in microseconds, 0} if there is no such generation.
+-- Replies {now in microseconds, state, 1 if it ended by this call}, state 0 if there is no such generation.
 local id, retention, cancelled = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local record = read(id, 'owner', unpack(CONCLUDE))
-if not record then return {NOW_US, 0} end
-if record.state > RUNNING then return {NOW_US, record.state} end
+if not record then return {NOW_US, 0, 0} end
+if record.state > RUNNING then return {NOW_US, record.state, 0} end
 if record.state == QUEUED then
     conclude(id, record, CANCELLED, cancelled, retention)
-    return {NOW_US, CANCELLED}
+    return {NOW_US, CANCELLED, 1}
 end
 allow_out_of_memory()
 redis.call('HSET', record_key(id), 'cancelled', 1)
 look_at(id, NOW)
 tell_owner(record, id)
-return {NOW_US, RUNNING}
+return {NOW_US, RUNNING, 0}

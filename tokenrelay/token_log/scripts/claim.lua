@@ -5,7 +5,8 @@
 -- Replies {now in microseconds, one of these per generation...}:
 --   {CLAIMED, fence, epoch, all fields and values of the record}   the same nonce gets the same fence again
 --   {HELD}       another worker owns it
---   {OVER}       it is cancelled, expired or gone, or the entry is an old one; there is nothing to do
+--   {OVER, state}  it ended by this call, since it is cancelled or expired
+--   {OVER, 0}    it is terminal or gone, or the entry is an old one; there is nothing to do
 local model, fingerprint, worker = ARGV[1], ARGV[2], ARGV[3]
 local lease, retention = tonumber(ARGV[4]), tonumber(ARGV[5])
 local terminals = {cancelled = ARGV[6], deadline = ARGV[7], queue_timeout = ARGV[8]}
@@ -22,7 +23,7 @@ local function claim(id, nonce, queue, entry)
         'deadline', 'queue_deadline', unpack(CONCLUDE))
     if not record or record.state > RUNNING or record.queue ~= queue or record.entry ~= entry then
         remove_entry(queue, model, entry)
-        return {'OVER'}
+        return {'OVER', 0}
     end
     if record.state == RUNNING then
         local fence = record.epoch .. ':' .. nonce
@@ -32,7 +33,7 @@ local function claim(id, nonce, queue, entry)
     local state, terminal = overdue(record, terminals, lease)
     if state then
         conclude(id, record, state, terminal, retention)
-        return {'OVER'}
+        return {'OVER', state}
     end
     local epoch = tonumber(record.epoch) + 1
     local fence = digits(epoch) .. ':' .. nonce

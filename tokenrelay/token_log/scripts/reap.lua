@@ -4,11 +4,12 @@
 -- ARGV: most generations to look at, lease in milliseconds, retention in milliseconds,
 --       terminal records of a cancelled one, one past its deadline and one past its queue timeout,
 --       share of maxmemory above which finished generations go early
--- Replies {now in microseconds, looked at, taken over, expired, cancelled, dropped early}.
+-- Replies {now in microseconds, looked at, taken over, expired, cancelled, dropped early,
+--          id and state of each one that expired or was cancelled...}.
 local limit, lease, retention = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local terminals = {cancelled = ARGV[4], deadline = ARGV[5], queue_timeout = ARGV[6]}
 local watermark = tonumber(ARGV[7])
-local taken_over, expired, cancelled, dropped = 0, 0, 0, 0
+local taken_over, expired, cancelled, dropped, ended = 0, 0, 0, 0, {}
 allow_out_of_memory()
 
 local leases_count = NOW >= back_since(lease) + lease
@@ -22,6 +23,8 @@ local function decide(id)
         local state, terminal = overdue(record, terminals, lease)
         if state then
             conclude(id, record, state, terminal, retention)
+            ended[#ended + 1] = id
+            ended[#ended + 1] = state
             if state == EXPIRED then expired = expired + 1 else cancelled = cancelled + 1 end
             return
         end
@@ -58,4 +61,4 @@ while dropped < limit and above_watermark() do
         dropped = dropped + 1
     end
 end
-return {NOW_US, #ids, taken_over, expired, cancelled, dropped}
+return {NOW_US, #ids, taken_over, expired, cancelled, dropped, unpack(ended)}
