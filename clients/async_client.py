@@ -117,10 +117,11 @@ class AsyncClient:
         """Makes a call, again if it fails for want of a server."""
         deadline, backoff = self._deadline(timeout), Backoff(self._retry)
         while True:
+            target = self._targets.current
             try:
                 return await call(self._stub(), deadline.left())
             except grpc.aio.AioRpcError as error:
-                await self._recover(_translate(error), backoff)
+                await self._recover(_translate(error, target), backoff)
 
     async def _recover(self, error: TokenrelayError, backoff: Backoff) -> None:
         await asyncio.sleep(backoff.delay_after(error))
@@ -161,32 +162,38 @@ class AsyncStream(StreamState):
 
     async def close(self) -> None:
         """Leaves; cancels a generation of its own that has not ended."""
-        await self._deltas.aclose()
-        if self._call is not None:
-            self._call.cancel()
+        self._leave()
+        with suppress(RuntimeError):  # another task is reading: it is told by its call, which has been cancelled
+            await self._deltas.aclose()
         if self._is_to_be_cancelled():
             with suppress(grpc.aio.AioRpcError):
                 request = generation_service_pb2.CancelGenerationRequest(generation_id=self.generation_id)
                 await self._client._stub().CancelGeneration(request, timeout=CANCEL_SECONDS)
-        self._span.end()
 
     async def _run(self) -> AsyncGenerator[generation_pb2.Delta, None]:
         backoff = Backoff(self._client._retry)
-        while self.finished is None:
-            try:
-                async for response in self._open(self._client._stub()):
-                    delta = self.position.take(response.event)
-                    backoff.progressed()
-                    if delta is not None:
-                        yield delta
-                self.position.check_end()
-            except grpc.aio.AioRpcError as error:
-                await self._client._recover(self._named(_translate(error)), backoff)
-            except UnavailableError as error:
-                await self._client._recover(self._named(error), backoff)
+        with self._span:
+            while self.finished is None:
+                target = self._client._targets.current
+                try:
+                    async for response in self._open(self._client._stub()):
+                        delta = self.position.take(response.event)
+                        backoff.progressed()
+                        if delta is not None:
+                            yield delta
+                    self.position.check_end()
+                except grpc.aio.AioRpcError as error:
+                    await self._client._recover(self._named(_translate(error, target)), backoff)
+                except UnavailableError as error:
+                    await self._client._recover(self._named(error), backoff)
+                except asyncio.CancelledError:
+                    # gRPC raises this too where close() cancels the call; then nobody has cancelled the task that reads.
+                    task = asyncio.current_task()
+                    if self._closed and task is not None and not task.cancelling():
+                        raise self._closed_early() from None
+                    raise
         self._call = None
-        self._span.end()
 
 
-def _translate(error: grpc.aio.AioRpcError) -> TokenrelayError:
-    return to_error(error, error.initial_metadata(), error.trailing_metadata())
+def _translate(error: grpc.aio.AioRpcError, target: str) -> TokenrelayError:
+    return to_error(error, target, error.initial_metadata(), error.trailing_metadata())

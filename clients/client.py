@@ -124,10 +124,11 @@ class Client:
         """Makes a call, again if it fails for want of a server."""
         deadline, backoff = self._deadline(timeout), Backoff(self._retry)
         while True:
+            target = self._targets.current
             try:
                 return call(self._stub(), deadline.left())
             except grpc.RpcError as error:
-                self._recover(_translate(error), backoff)
+                self._recover(_translate(error, target), backoff)
 
     def _recover(self, error: TokenrelayError, backoff: Backoff) -> None:
         time.sleep(backoff.delay_after(error))
@@ -166,33 +167,33 @@ class Stream(StreamState):
 
     def close(self) -> None:
         """Leaves; cancels a generation of its own that has not ended."""
-        self._deltas.close()
-        if self._call is not None:
-            self._call.cancel()
+        self._leave()
+        with suppress(ValueError):  # another thread is reading: it is told by its call, which has been cancelled
+            self._deltas.close()
         if self._is_to_be_cancelled():
             with suppress(grpc.RpcError):
                 request = generation_service_pb2.CancelGenerationRequest(generation_id=self.generation_id)
                 self._client._stub().CancelGeneration(request, timeout=CANCEL_SECONDS)
-        self._span.end()
 
     def _run(self) -> Generator[generation_pb2.Delta, None, None]:
         backoff = Backoff(self._client._retry)
-        while self.finished is None:
-            try:
-                for response in self._open(self._client._stub()):
-                    delta = self.position.take(response.event)
-                    backoff.progressed()
-                    if delta is not None:
-                        yield delta
-                self.position.check_end()
-            except grpc.RpcError as error:
-                self._client._recover(self._named(_translate(error)), backoff)
-            except UnavailableError as error:
-                self._client._recover(self._named(error), backoff)
+        with self._span:
+            while self.finished is None:
+                target = self._client._targets.current
+                try:
+                    for response in self._open(self._client._stub()):
+                        delta = self.position.take(response.event)
+                        backoff.progressed()
+                        if delta is not None:
+                            yield delta
+                    self.position.check_end()
+                except grpc.RpcError as error:
+                    self._client._recover(self._named(_translate(error, target)), backoff)
+                except UnavailableError as error:
+                    self._client._recover(self._named(error), backoff)
         self._call = None
-        self._span.end()
 
 
-def _translate(error: grpc.RpcError) -> TokenrelayError:
+def _translate(error: grpc.RpcError, target: str) -> TokenrelayError:
     call: Any = error  # what gRPC raises is the call itself
-    return to_error(error, call.initial_metadata(), call.trailing_metadata())
+    return to_error(error, target, call.initial_metadata(), call.trailing_metadata())

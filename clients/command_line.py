@@ -17,7 +17,7 @@ from clients.client import Client, Stream
 from clients.requests import Options, Prompt
 from clients.resumption import RetryPolicy
 from clients.settings import CommandLineSettings
-from tokenrelay import settings, telemetry
+from tokenrelay import conventions, settings, telemetry
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.v1 import generation_pb2
 
@@ -239,7 +239,15 @@ def trace_command(
     _show_trace(context.obj, trace_id, set())
 
 
-ALL_SPANS = ("queue wait", "dispatch", "engine queue", "prefill", "decode", "append", "relay")
+ALL_SPANS = (
+    conventions.SPAN_QUEUE_WAIT,
+    conventions.SPAN_DISPATCH,
+    conventions.SPAN_ENGINE_QUEUE,
+    conventions.SPAN_PREFILL,
+    conventions.SPAN_DECODE,
+    conventions.SPAN_APPEND,
+    conventions.SPAN_RELAY,
+)
 
 
 def _show_trace(state: State, trace_id: str, wanted: set[str]) -> None:

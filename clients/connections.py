@@ -41,6 +41,11 @@ class Targets(Generic[Channel]):
         self._channels: dict[str, Channel] = {}
         self._current = next(self._order)
 
+    @property
+    def current(self) -> str:
+        """The gateway that the next call goes to."""
+        return self._current
+
     def channel(self) -> Channel:
         """Returns the current gateway's channel."""
         if self._current not in self._channels:
@@ -57,11 +62,12 @@ class Targets(Generic[Channel]):
         return channels
 
 
-def to_error(error: grpc.RpcError, initial: Any = None, trailing: Any = None) -> TokenrelayError:
+def to_error(error: grpc.RpcError, target: str, initial: Any = None, trailing: Any = None) -> TokenrelayError:
     """Returns the error that a failed call stands for, with the ids that its metadata names.
 
     Args:
         error: as gRPC raised it.
+        target: the gateway that was called.
         initial: the call's initial metadata, if it has come.
         trailing: the call's trailing metadata, if it has come.
     """
@@ -71,7 +77,10 @@ def to_error(error: grpc.RpcError, initial: Any = None, trailing: Any = None) ->
         translated = from_status(status_pb2.Status.FromString(details))
     else:
         code: Any = error.code()
-        translated = from_status(status_pb2.Status(code=code.value[0], message=error.details() or code.name))
+        message = error.details() or code.name
+        if code is grpc.StatusCode.UNAVAILABLE:  # gRPC's own: what a gateway says itself comes with details
+            message = f"no gateway answers at {target} ({message})"
+        translated = from_status(status_pb2.Status(code=code.value[0], message=message))
     headers = _as_mapping(initial)
     translated.generation_id = str(headers.get(GENERATION_ID, "")) or None
     translated.trace_id = str(headers.get(TRACE_ID, "")) or None

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.traces import TraceSpan
+from tokenrelay.timings import hop_name, milliseconds
 from tokenrelay.v1 import generation_pb2, model_service_pb2
 
 BAR_WIDTH = 40
@@ -14,23 +15,22 @@ BAR_WIDTH = 40
 
 def show_hops(console: Console, times: generation_pb2.Timings, client_ms: float | None = None) -> None:
     """Prints the hops with their shares of the total, and what the client measured beside it."""
-    total_ms = times.total.ToMicroseconds() / 1000
+    total_ms = milliseconds(times.total)
     table = Table(title="Where the time went", show_edge=False, pad_edge=False)
     table.add_column("hop")
     table.add_column("ms", justify="right")
     table.add_column("share", justify="right")
     for hop in times.hops:
-        name = generation_pb2.HopKind.Name(hop.kind).removeprefix("HOP_KIND_").lower().replace("_", " ")
-        milliseconds = hop.duration.ToMicroseconds() / 1000
-        table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / total_ms:.1%}" if total_ms else "")
+        hop_ms = milliseconds(hop.duration)
+        table.add_row(hop_name(hop.kind).replace("_", " "), f"{hop_ms:.3f}", f"{hop_ms / total_ms:.1%}" if total_ms else "")
     table.add_section()
-    added_ms = sum(hop.duration.ToMicroseconds() for hop in times.hops) / 1000
+    added_ms = sum(milliseconds(hop.duration) for hop in times.hops)
     table.add_row("all hops", f"{added_ms:.3f}", "")
     table.add_row("total", f"{total_ms:.3f}", "")
     if client_ms is not None:
         table.add_row("measured by the client", f"{client_ms:.3f}", "")
     if times.HasField("time_to_first_token"):
-        table.add_row("time to first token", f"{times.time_to_first_token.ToMicroseconds() / 1000:.3f}", "")
+        table.add_row("time to first token", f"{milliseconds(times.time_to_first_token):.3f}", "")
     console.print(table)
 
 
@@ -42,9 +42,9 @@ def show_trace(console: Console, spans: Sequence[TraceSpan]) -> None:
     name_width = max(len(name) for name, _ in rows)
     console.print(f"Trace {spans[0].trace_id}, {len(spans)} spans", style="italic", highlight=False)
     for name, span in rows:
-        milliseconds = (span.end_ns - span.start_ns) / 1e6
+        span_ms = (span.end_ns - span.start_ns) / 1e6
         bar = _bar((span.start_ns - begin) / length, (span.end_ns - begin) / length)
-        line = Text(f"{name:<{name_width}}  {span.service:<8}{milliseconds:>10.3f} ms  {bar}".rstrip())
+        line = Text(f"{name:<{name_width}}  {span.service:<8}{span_ms:>10.3f} ms  {bar}".rstrip())
         line.stylize("red" if span.failed else "")
         console.print(line, highlight=False)
 

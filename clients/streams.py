@@ -4,7 +4,7 @@ from typing import Any
 
 from clients.resumption import Deadline, Position
 from clients.tracing import CallSpan
-from tokenrelay.errors import TokenrelayError
+from tokenrelay.errors import GenerationCancelledError, TokenrelayError
 from tokenrelay.v1 import generation_pb2, generation_service_pb2
 
 
@@ -24,6 +24,7 @@ class StreamState:
         model = request.spec.model if request else ""
         self._span = CallSpan("GenerateStream" if request else "AttachGeneration", model)
         self._call: Any = None
+        self._closed = False
 
     @property
     def generation_id(self) -> str:
@@ -46,7 +47,19 @@ class StreamState:
         else:
             assert self._request is not None
             self._call = stub.GenerateStream(self._request, timeout=left, metadata=metadata)
+        if self._closed:  # by another thread just now, or while this one waited before it tried again
+            self._call.cancel()
         return self._call
+
+    def _leave(self) -> None:
+        """Ends the call and the span; whoever reads meanwhile gets an error."""
+        self._closed = True
+        if self._call is not None:
+            self._call.cancel()
+        self._span.end(self._closed_early() if self.finished is None else None)
+
+    def _closed_early(self) -> TokenrelayError:
+        return self._named(GenerationCancelledError("the stream was closed before its end"))
 
     def _is_to_be_cancelled(self) -> bool:
         """Tells whether leaving now means that nobody wants the generation any more."""

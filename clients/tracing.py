@@ -3,6 +3,8 @@
 from types import TracebackType
 from typing import Any
 
+from tokenrelay import conventions
+
 try:
     from opentelemetry import propagate, trace
 except ImportError:  # OpenTelemetry is the application's choice
@@ -21,7 +23,11 @@ class CallSpan:
         if not TRACED:
             return
         name = f"{SERVICE}/{method}"
-        attributes = {"rpc.system.name": "grpc", "rpc.method": name, "gen_ai.request.model": model}
+        attributes = {
+            conventions.RPC_SYSTEM: "grpc",
+            conventions.RPC_METHOD: name,
+            conventions.GEN_AI_REQUEST_MODEL: model,
+        }
         tracer = trace.get_tracer("tokenrelay.clients")
         self._span = tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
         carrier: dict[str, str] = {}
@@ -36,9 +42,9 @@ class CallSpan:
 
     def end(self, error: BaseException | None = None) -> None:
         """Ends the span; harmless if it has ended."""
-        if self._span is None:
+        span, self._span = self._span, None  # at once, since a stream may be closed by one thread and read by another
+        if span is None:
             return
         if error is not None:
-            self._span.set_status(trace.StatusCode.ERROR, type(error).__name__)
-        self._span.end()
-        self._span = None
+            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+        span.end()

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,13 +20,14 @@ from deploy.local import plan, readiness
 from deploy.local.plan import NoRedisError
 from deploy.local.readiness import NotReadyError
 from deploy.local.settings import DEFAULT_PORT, ROOT, StackSettings
-from deploy.local.supervision import Supervisor
+from deploy.local.supervision import Supervisor, UnsafeFolderError
 from tokenrelay.errors import TokenrelayError
 
 PATIENCE = 600.0  # seconds for a stack to come up; large models take long to load
 LOG_LINES = 100
 DEMO_PROMPT = "Tell me a story about a lighthouse."
 PORT_STEP = 1000  # the demo looks for free ports in steps, beside a stack that runs
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)  # a time limit's, and a closed terminal's
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -40,8 +42,8 @@ def up(settings: StackSettings) -> int:
     readiness.check_ports(processes)
     console.print(f"Starting {', '.join(process.name for process in processes)}; logs are in {supervisor.log_file('*')}")
     started = time.monotonic()
-    supervisor.start(processes)
     try:
+        supervisor.start(processes)
         model = readiness.wait(settings, supervisor, console.print, PATIENCE)
     except (NotReadyError, KeyboardInterrupt) as error:
         supervisor.stop()
@@ -100,8 +102,10 @@ def logs(settings: StackSettings) -> int:
 
 def demo(settings: StackSettings) -> int:
     """Starts a stack of its own, streams one answer, shows where the time went, and stops."""
-    settings = settings.model_copy(update={"state": settings.state / "demo", "port": _free_port(settings)})
+    settings = settings.model_copy(update={"state": settings.state / "demo"})
+    Supervisor(settings.state).stop()  # what a demo that was killed has left
     shutil.rmtree(settings.state, ignore_errors=True)
+    settings = settings.model_copy(update={"port": _free_port(settings)})
     try:
         if up(settings) != 0:
             return 1
@@ -137,17 +141,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("command", choices=COMMANDS)
     command = COMMANDS[parser.parse_args().command]
+    for number in ENDINGS:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, _interrupt)
     try:
         return command(StackSettings())
     except ValidationError as error:
         for problem in error.errors():
             console.print(f"{str(problem['loc'][0]).upper()}: {problem['msg']}", style="red", markup=False)
         return 2
-    except (NotReadyError, NoRedisError) as error:
+    except (NotReadyError, NoRedisError, UnsafeFolderError) as error:
         console.print(str(error), style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _interrupt(*_: object) -> None:
+    """Ends a command as Ctrl-C does, so that it stops what it has started."""
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)  # a closed terminal sends more than one; they are not to end the stopping
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

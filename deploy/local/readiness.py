@@ -63,15 +63,15 @@ def _look(settings: StackSettings) -> tuple[str, model_service_pb2.Model | None]
     for target in gateway_targets(settings).split(","):
         with Client(target, timeout=10, retry=RetryPolicy(give_up_after=0)) as client:
             try:
-                models = client.models()
-                if not models:
+                # A model that an earlier stack served is listed without workers for a while.
+                model = next((one for one in client.models() if one.workers > 0), None)
+                if model is None:
                     return "the engine loads the model", None
-                if models[0].workers < settings.workers:
-                    return f"{models[0].workers} of {settings.workers} workers serve", None
-                model = models[0]
-                client.generate([1], max_tokens=1, temperature=0)
+                if model.workers < settings.workers:
+                    return f"{model.workers} of {settings.workers} workers serve", None
+                client.generate([1], model=model.name, max_tokens=1, temperature=0)
             except TokenrelayError as error:
-                return f"the gateway at {target}: {error.message}", None
+                return f"{target}: {error.message}", None
     return "", model
 
 

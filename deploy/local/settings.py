@@ -26,4 +26,4 @@ class StackSettings(BaseSettings):
         DEFAULT_PORT, description="the first gateway's port; the stack's other ports follow it"
     )
     redis_url: str | None = Field(None, description="a Redis that is there; unset: one of the stack's own")
-    state: Path = Field(ROOT / ".tokenrelay", description="folder of logs, sockets and Redis' data")
+    state: Path = Field(ROOT / ".tokenrelay", description="folder of logs and Redis' data")

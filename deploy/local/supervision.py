@@ -1,12 +1,15 @@
 """Runs the stack's processes under supervisord, which restarts what crashes; it needs neither root nor Docker."""
 
+import hashlib
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,10 @@ from supervisor.xmlrpc import SupervisorTransport
 from deploy.local.plan import DRAIN_SECONDS, Process, working_directory
 
 STOP_SECONDS = DRAIN_SECONDS + 10  # after which a stopping process is killed
+
+
+class UnsafeFolderError(OSError):
+    """Somebody else could write to the socket's folder. Its text is for the user."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Supervisor:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._socket = state / "supervisor.sock"
+        self._socket = _socket_folder(state) / "supervisor.sock"
         self._pid_file = state / "supervisord.pid"
 
     def log_file(self, name: str) -> Path:
@@ -51,7 +58,13 @@ class Supervisor:
         return True
 
     def start(self, processes: Sequence[Process]) -> None:
-        """Starts supervisord, and with it all processes."""
+        """Starts supervisord, and with it all processes.
+
+        Raises:
+            UnsafeFolderError: the socket's folder is there already and not ours alone.
+        """
+        self._socket.parent.mkdir(mode=0o700, exist_ok=True)
+        _check_is_ours(self._socket.parent)
         (self._state / "logs").mkdir(parents=True, exist_ok=True)
         configuration = self._state / "supervisord.conf"
         configuration.write_text(self._configuration(processes))
@@ -72,12 +85,26 @@ class Supervisor:
         pid = self.pid()
         if pid is None:
             return
-        os.kill(pid, signal.SIGTERM)
-        while self.pid() is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        while self._written_pid() == pid:  # removing the file is the last thing that supervisord does
             time.sleep(0.1)
+        with suppress(OSError):
+            self._socket.parent.rmdir()
 
     def pid(self) -> int | None:
         """Returns supervisord's process id, None if it does not run."""
+        try:
+            with self._calls() as supervisor:
+                return int(supervisor.getPID())
+        except Fault:  # it is shutting down and answers no question any more, but the file is still its own
+            return self._written_pid()
+        except OSError:  # nobody answers: the file, if there is one, names a dead process or a stranger's by now
+            with suppress(OSError):
+                self._pid_file.unlink()
+            return None
+
+    def _written_pid(self) -> int | None:
         try:
             pid = int(self._pid_file.read_text())
             os.kill(pid, 0)
@@ -87,6 +114,7 @@ class Supervisor:
 
     @contextmanager
     def _calls(self) -> Iterator[Any]:
+        _check_is_ours(self._socket.parent)  # whoever else answered there could name any process to be ended
         with closing(SupervisorTransport(None, None, f"unix://{self._socket}")) as transport:
             yield ServerProxy("http://localhost", transport=transport).supervisor
 
@@ -124,6 +152,19 @@ stdout_logfile={self.log_file(process.name)}
 stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=1
 """
+
+
+def _socket_folder(state: Path) -> Path:
+    """Returns a folder with a short path: a socket's may have 107 bytes, and the state folder's may be longer than that."""
+    name = hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"tokenrelay-{os.getuid()}-{name}"
+
+
+def _check_is_ours(folder: Path) -> None:
+    """Raises OSError unless this is a folder, and nobody but us may write to it."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UnsafeFolderError(f"{folder} must be a folder that is ours alone (mode 0700); remove it, or set TMPDIR")
 
 
 def _escape(value: str) -> str:

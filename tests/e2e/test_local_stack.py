@@ -3,12 +3,20 @@
 import asyncio
 import os
 import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clients import AsyncClient
-from deploy.local import plan
+from deploy.local import __main__ as commands
+from deploy.local import plan, supervision
+from deploy.local.plan import Process
+from deploy.local.settings import StackSettings
+from deploy.local.supervision import Supervisor, UnsafeFolderError
 from engine_service.engines.simulation import expected_tokens, text_of
 from tests.integration.conftest import spec
 from tests.support import local_stack
@@ -155,3 +163,121 @@ async def test_down_leaves_nothing_behind(tmp_path: Path) -> None:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert stack.command("status").returncode == 1
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+SLEEPER = Process("sleeper", ["sleep", "infinity"], (), 10)
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    """One that runs a process that sleeps, in a folder whose path is too long for a socket."""
+    supervisor = Supervisor(tmp_path / ("long" * 30))
+    supervisor.start([SLEEPER])
+    yield supervisor
+    supervisor.stop()
+
+
+async def test_the_state_folder_s_path_may_be_long(supervisor: Supervisor) -> None:
+    (sleeper,) = supervisor.statuses()
+    pid = supervisor.pid()
+    assert pid is not None
+    supervisor.stop()
+    assert not is_alive(sleeper.pid)
+    assert not supervisor.is_running()
+    await eventually(lambda: not is_alive(pid), "supervisord has ended")
+
+
+async def test_a_socket_where_others_may_write_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = supervision._socket_folder(tmp_path)
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(UnsafeFolderError, match="must be a folder that is ours alone"):
+        Supervisor(tmp_path).start([SLEEPER])
+    assert Supervisor(tmp_path).pid() is None
+
+
+async def test_a_stale_pid_file_ends_no_stranger(tmp_path: Path) -> None:
+    pid_file = tmp_path / "supervisord.pid"
+    stranger = await asyncio.create_subprocess_exec("sleep", "infinity")
+    pid_file.write_text(f"{stranger.pid}\n")
+    await asyncio.to_thread(Supervisor(tmp_path).stop)
+    assert is_alive(stranger.pid)
+    assert not pid_file.exists()
+    stranger.kill()
+    await stranger.wait()
+
+
+async def test_a_second_stop_waits_for_the_end_too(tmp_path: Path) -> None:
+    """While supervisord shuts down, it answers no question any more."""
+    os.mkfifo(tmp_path / "release")
+    script = tmp_path / "stubborn.py"
+    script.write_text(
+        "import pathlib, signal, sys\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit((folder / 'release').read_text()))\n"
+        "(folder / 'ready').touch()\n"
+        "signal.pause()\n"
+    )
+    supervisor = Supervisor(tmp_path)
+    supervisor.start([Process("stubborn", [sys.executable, str(script)], (), 10)])
+    await eventually((tmp_path / "ready").exists, "the process would not be stopped at once")
+    pid = supervisor.pid()
+    assert pid is not None
+    first = asyncio.create_task(asyncio.to_thread(supervisor.stop))
+    await eventually(lambda: not supervisor.is_running(), "it shuts down")
+    assert supervisor.pid() == pid
+    second = asyncio.create_task(asyncio.to_thread(supervisor.stop))
+    await asyncio.to_thread((tmp_path / "release").write_text, "")
+    await asyncio.gather(first, second)
+    assert supervisor.pid() is None
+    await eventually(lambda: not is_alive(pid), "supervisord has ended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_demo_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    stack = local_stack.new(tmp_path, ENGINE="simulated")
+    supervisor = Supervisor(tmp_path / "demo")
+    command = (sys.executable, "-m", "deploy.local", "demo")
+    demo = await asyncio.create_subprocess_exec(*command, env=stack.environment, cwd=local_stack.ROOT)
+    try:
+        await eventually(lambda: listens(stack.settings.port), "its gateway listens")
+        pids = [status.pid for status in supervisor.statuses() if status.pid]
+        demo.send_signal(number)
+        assert await demo.wait() == 130
+        assert pids
+        assert not any(is_alive(pid) for pid in pids)
+        assert supervisor.pid() is None
+    finally:
+        supervisor.stop()
+
+
+async def test_a_demo_first_stops_what_a_killed_one_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = Supervisor(tmp_path / "demo")
+    left.start([SLEEPER])
+    (sleeper,) = left.statuses()
+    found: list[bool] = []
+
+    def up(settings: StackSettings) -> int:
+        found.append(is_alive(sleeper.pid))
+        return 1
+
+    monkeypatch.setattr(commands, "up", up)
+    try:
+        commands.demo(StackSettings(state=tmp_path, port=local_stack.free_port()))
+    finally:
+        left.stop()
+    assert found == [False]

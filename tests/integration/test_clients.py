@@ -3,16 +3,22 @@
 import asyncio
 import json
 import os
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
 from clients import AsyncClient, Client, RetryPolicy
 from clients.requests import Options
 from engine_service.engines.simulation import expected_tokens, text_of
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import state_of
+from tests.support.stack import Stack
 from tests.support.waiting import eventually
 from tokenrelay import errors
 from tokenrelay.v1 import generation_pb2 as g
@@ -93,6 +99,111 @@ async def test_leaving_a_stream_early_cancels_its_generation(served: Served) -> 
         return await state_of(served, name) == "CANCELLED"
 
     await eventually(cancelled, "the generation is cancelled", patience=0.9)
+
+
+@pytest.fixture
+async def stalled(stack: Stack) -> Served:
+    """A stack that accepts generations and has no slot for them: they have no token for a long time."""
+    engine = await stack.add_engine(simulated_slots=1)
+    worker = await stack.add_worker(engine)
+    gateway = await stack.add_gateway(disconnect_grace_seconds=1000.0)
+    await stack.wait_until_served(gateway)
+    served = Served(stack, gateway, engine, worker, stack.stub(gateway))
+    async with AsyncClient(gateway.target) as client:
+        name = await client.submit("first", max_tokens=100_000, ignore_eos=True)
+    await eventually(stands(served, name, "RUNNING"), "the only slot is taken")
+    return served
+
+
+def stands(served: Served, name: str, state: str) -> Callable[[], Coroutine[Any, Any, bool]]:
+    async def is_so() -> bool:
+        return await state_of(served, name) == state
+
+    return is_so
+
+
+async def test_a_stream_may_be_closed_while_another_task_reads_it(stalled: Served) -> None:
+    async with AsyncClient(stalled.gateway.target) as client:
+        stream = client.stream("hello")
+        reading = asyncio.create_task(stream.text())
+        await eventually(lambda: stream.generation_id, "the generation is accepted")
+        await stream.close()
+        with pytest.raises(errors.GenerationCancelledError, match="closed before its end"):
+            await reading
+        await eventually(stands(stalled, stream.generation_id, "CANCELLED"), "the generation is cancelled")
+
+
+async def test_a_reader_that_is_cancelled_itself_hears_that_even_if_the_stream_is_closed(stalled: Served) -> None:
+    async with AsyncClient(stalled.gateway.target) as client:
+        stream = client.stream("hello")
+        reading = asyncio.create_task(stream.text())
+        await eventually(lambda: stream.generation_id, "the generation is accepted")
+        reading.cancel()
+        await stream.close()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+
+async def test_a_stream_may_be_closed_while_another_thread_reads_it(stalled: Served) -> None:
+    with Client(stalled.gateway.target) as client:
+        stream = client.stream("hello")
+        reading = asyncio.create_task(asyncio.to_thread(stream.text))
+        await eventually(lambda: stream.generation_id, "the generation is accepted")
+        await asyncio.to_thread(stream.close)
+        with pytest.raises(errors.GenerationCancelledError):
+            await reading
+        await eventually(stands(stalled, stream.generation_id, "CANCELLED"), "the generation is cancelled")
+
+
+async def test_a_stream_that_is_closed_while_it_waits_to_try_again_opens_no_other_call(served: Served) -> None:
+    waiting = asyncio.Event()
+    retry = RetryPolicy(first_delay=0.2, on_wait=lambda *_: waiting.set())
+    async with AsyncClient(f"127.0.0.1:1,{served.gateway.target}", retry=retry) as client:
+        stream = client.stream("hello", **LIMITS)
+        reading = asyncio.create_task(stream.text())
+        await waiting.wait()
+        await stream.close()
+        with pytest.raises(errors.GenerationCancelledError):
+            await reading
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """The spans that the clients end from now on."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("clients.tracing.trace.get_tracer", provider.get_tracer)
+    return exporter
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_a_stream_s_span_tells_how_it_ended(served: Served, exported: InMemorySpanExporter, asynchronous: bool) -> None:
+    def read() -> None:
+        with Client(served.gateway.target) as client:
+            with client.stream("hello", **LIMITS) as stream:
+                stream.text()
+            with pytest.raises(errors.InvalidRequestError), client.stream("hello", temperature=9) as stream:
+                stream.text()
+            with client.stream("hello", max_tokens=100_000, ignore_eos=True) as stream:
+                next(iter(stream))
+
+    async def read_asynchronously() -> None:
+        async with AsyncClient(served.gateway.target) as client:
+            async with client.stream("hello", **LIMITS) as stream:
+                await stream.text()
+            with pytest.raises(errors.InvalidRequestError):
+                async with client.stream("hello", temperature=9) as stream:
+                    await stream.text()
+            async with client.stream("hello", max_tokens=100_000, ignore_eos=True) as stream:
+                await anext(aiter(stream))
+
+    await (read_asynchronously() if asynchronous else asyncio.to_thread(read))
+    statuses = [(span.status.status_code, span.status.description) for span in exported.get_finished_spans()]
+    assert statuses == [
+        (StatusCode.UNSET, None),
+        (StatusCode.ERROR, "InvalidRequestError"),
+        (StatusCode.ERROR, "GenerationCancelledError"),
+    ]
 
 
 async def test_leaving_an_attached_stream_cancels_nothing(served: Served) -> None:

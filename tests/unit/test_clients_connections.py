@@ -1,0 +1,67 @@
+"""How the clients connect, and what they tell when nobody answers."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from clients import AsyncClient, Client, RetryPolicy
+from tokenrelay import errors
+
+NOBODY = "127.0.0.1:1"
+IMPATIENT = RetryPolicy(give_up_after=-1)
+
+
+def test_the_synchronous_client_names_the_gateway_that_does_not_answer() -> None:
+    with Client(NOBODY, retry=IMPATIENT) as client:
+        with pytest.raises(errors.UnavailableError, match=rf"no gateway answers at {NOBODY} \(.+\)"):
+            client.models()
+        with pytest.raises(errors.UnavailableError, match=f"no gateway answers at {NOBODY}"), client.stream("x") as stream:
+            stream.text()
+
+
+async def test_the_asynchronous_client_names_the_gateway_that_does_not_answer() -> None:
+    async with AsyncClient(NOBODY, retry=IMPATIENT) as client:
+        with pytest.raises(errors.UnavailableError, match=rf"no gateway answers at {NOBODY} \(.+\)"):
+            await client.models()
+        with pytest.raises(errors.UnavailableError, match=f"no gateway answers at {NOBODY}"):
+            async with client.stream("x") as stream:
+                await stream.text()
+
+
+def test_each_failure_names_the_gateway_that_was_tried() -> None:
+    tried: list[str] = []
+    retry = RetryPolicy(first_delay=0, give_up_after=1e9, on_wait=lambda error, _: _take(tried, error.message))
+    with Client([NOBODY, "127.0.0.1:2"], retry=retry) as client, pytest.raises(StopIteration):
+        client.models()
+    assert [message.split(" (")[0] for message in tried] == [
+        f"no gateway answers at {target}" for target in (NOBODY, "127.0.0.1:2", NOBODY)
+    ]
+
+
+def _take(tried: list[str], message: str) -> None:
+    tried.append(message)
+    if len(tried) == 3:
+        raise StopIteration
+
+
+def test_both_clients_notice_a_gateway_whose_machine_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def connect(_: str, options: Any) -> Any:
+        seen.append(dict(options))
+        raise ConnectionError
+
+    monkeypatch.setattr(grpc, "insecure_channel", connect)
+    monkeypatch.setattr(grpc.aio, "insecure_channel", connect)
+    with pytest.raises(ConnectionError):
+        Client(NOBODY).models()
+    with pytest.raises(ConnectionError):
+        asyncio.run(AsyncClient(NOBODY).models())
+    assert len(seen) == 2
+    for options in seen:
+        assert options["grpc.keepalive_time_ms"] == 10_000
+        assert options["grpc.keepalive_timeout_ms"] == 5_000
+        assert options["grpc.http2.max_pings_without_data"] == 0
+        assert options["grpc.keepalive_permit_without_calls"] == 0
