@@ -109,6 +109,7 @@ class Frames:
         self._waiting = {}
         self._outcomes = {}
         self._metrics.frames.inc()
+        self._metrics.tokens.inc(sum(output.token_count for output in frame.outputs))
         frame.sent_at_ns = time.monotonic_ns()
         return frame
 

@@ -22,13 +22,12 @@ class GenerationOutput:
         over: whether it has ended.
     """
 
-    def __init__(self, key: int, request: EngineRequest, frames: Frames, received_ns: int, on_end: Callable[[], None]) -> None:
+    def __init__(self, key: int, request: EngineRequest, frames: Frames, on_end: Callable[[], None]) -> None:
         self.measured = Measured()
         self.exact = True
         self.over = False
         self._key = key
         self._frames = frames
-        self._received_ns = received_ns
         self._on_end = on_end
         self._token_ids = [array("I", _emitted(request, index)) for index in range(request.choices)]
         self._ends = {index: emitted.end for index, emitted in request.emitted.items() if emitted.HasField("end")}
@@ -75,7 +74,6 @@ class GenerationOutput:
             digest=digest(self._token_ids),
             exact=self.exact,
             times=engine_service_pb2.EngineTimes(
-                received_ns=self._received_ns,
                 queued_ns=measured.queued_ns,
                 scheduled_ns=measured.scheduled_ns,
                 first_token_ns=measured.first_token_ns,

@@ -32,13 +32,18 @@ STRUCTURED_OPTIONS = ("disable_any_whitespace", "disable_additional_properties",
 
 
 def keyword_arguments(params: generation_pb2.SamplingParams, index: int) -> dict[str, Any]:
-    """Returns the arguments of one choice, which runs as an engine request of its own: n is 1, the seed its own."""
+    """Returns the arguments of one choice, which runs as an engine request of its own: n is 1, the seed its own.
+
+    The prompt's logprobs are the same for every choice; the first one's carries them.
+    """
     arguments: dict[str, Any] = {name: getattr(params, name) for name in SCALARS if params.HasField(name)}  # type: ignore[arg-type]
     arguments |= {name: list(getattr(params, name)) for name in LISTS if getattr(params, name)}
     if params.logit_bias:
         arguments["logit_bias"] = dict(params.logit_bias)
     if params.HasField("seed"):
         arguments["seed"] = params.seed + index
+    if index > 0:
+        arguments.pop("prompt_logprobs", None)
     return arguments
 
 

@@ -1,7 +1,6 @@
 """One worker's session: starts and cancels come in, frames go out, and when it ends so do its generations."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -62,14 +61,13 @@ class Session:
             self._frames.acknowledge(request.acknowledged_frame)
 
     def _start(self, start: engine_service_pb2.StartGeneration) -> None:
-        received_ns = time.monotonic_ns()
         request = EngineRequest(
             start.generation_id,
             generation_pb2.GenerationSpec.FromString(start.spec),
             {emitted.index: emitted for emitted in start.emitted},
         )
         context = telemetry.context_of(start.traceparent)
-        output = GenerationOutput(start.key, request, self._frames, received_ns, lambda: self._ended(start.key, context))
+        output = GenerationOutput(start.key, request, self._frames, lambda: self._ended(start.key, context))
         generation = self._generations[start.key] = _Generation(output)
         self._idle.clear()
         self._metrics.running.inc()

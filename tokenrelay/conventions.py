@@ -21,7 +21,6 @@ RPC_SYSTEM: Final = "rpc.system.name"
 RPC_METHOD: Final = "rpc.method"
 RPC_STATUS: Final = "rpc.response.status_code"
 ERROR_TYPE: Final = "error.type"
-SERVER_ADDRESS: Final = "server.address"
 
 # messaging.*
 MESSAGING_SYSTEM: Final = "messaging.system"

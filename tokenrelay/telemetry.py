@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from tokenrelay import conventions
 from tokenrelay.settings import ProcessSettings
 
 SPANS_WAITING = 65_536  # spans that may wait for export; more are dropped and counted by the SDK
@@ -122,7 +123,7 @@ def link_to(context: Context) -> list[Link]:
 
 def fail(span: Span, error_type: str, description: str | None = None) -> None:
     """Marks a span as failed."""
-    span.set_attribute("error.type", error_type)
+    span.set_attribute(conventions.ERROR_TYPE, error_type)
     span.set_status(Status(StatusCode.ERROR, description))
 
 

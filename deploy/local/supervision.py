@@ -34,7 +34,6 @@ class Status:
     state: str
     pid: int
     since_seconds: int
-    description: str
 
 
 class Supervisor:
@@ -76,9 +75,7 @@ class Supervisor:
         """Returns how all processes do."""
         with self._calls() as supervisor:
             found = supervisor.getAllProcessInfo()
-        return [
-            Status(one["name"], one["statename"], one["pid"], one["now"] - one["start"], one["description"]) for one in found
-        ]
+        return [Status(one["name"], one["statename"], one["pid"], one["now"] - one["start"]) for one in found]
 
     def stop(self) -> None:
         """Stops all processes, the gateways first, then supervisord; returns when it has ended."""

@@ -10,6 +10,8 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+import structlog
+
 from engine_service import continuation
 from engine_service.engines import EngineRequest, Sink, Tokens, max_tokens
 from engine_service.engines.simulation import END, VOCABULARY_SIZE, Chain, prompt_tokens, token_bytes
@@ -18,6 +20,8 @@ from engine_service.text import TextStream
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import InvalidRequestError
 from tokenrelay.v1 import generation_pb2
+
+log = structlog.get_logger(__name__)
 
 VERSION = "1"
 FAULT = re.compile(r"!(crash|hang) (\d+)")
@@ -60,7 +64,6 @@ class SimulatedEngine:
         self._queued: deque[_Choice] = deque()
         self._work = asyncio.Event()
         self._stepping: asyncio.Task[None] | None = None
-        self._died = asyncio.get_running_loop().create_future()
 
     async def start(self) -> engine_service_pb2.DescribeEngineResponse:
         self._stepping = asyncio.create_task(self._run())
@@ -193,7 +196,11 @@ class SimulatedEngine:
         time.sleep(3600)  # a hang: the process is there and does nothing
 
     async def wait_until_dead(self) -> str:
-        return str(await self._died)
+        assert self._stepping is not None, "it is waited for after start"
+        await asyncio.wait([self._stepping])  # which leaves it alone if the wait is cancelled
+        error = None if self._stepping.cancelled() else self._stepping.exception()
+        log.error("the simulated engine ended", exc_info=error)
+        return f"the simulated engine ended: {error!r}"
 
     async def close(self) -> None:
         if self._stepping is not None:

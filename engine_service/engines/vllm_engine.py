@@ -9,8 +9,8 @@ import hashlib
 import math
 import shlex
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
@@ -23,22 +23,26 @@ from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.renderers import ChatParams
+from vllm.renderers.chat_utils import ChatTemplateResolutionError
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
+from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.logprobs import LogprobsProcessor
 
-from engine_service import continuation, parent_death, placement, sampling
+from engine_service import continuation, loading, parent_death, placement, sampling
 from engine_service.engines import EngineRequest, Sink, Tokens, max_tokens
 from engine_service.settings import EngineSettings
 from tokenrelay.engine.v1 import engine_service_pb2
-from tokenrelay.errors import EngineUnavailableError, InvalidRequestError
+from tokenrelay.errors import EngineUnavailableError, InternalError, InvalidRequestError, TokenrelayError
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
 HEALTH_INTERVAL = 0.5  # seconds
+LONGEST_CHARACTER = 4  # tokens, if each is a byte
 REASONS = {
     "stop": generation_pb2.FINISH_REASON_STOP,
     "length": generation_pb2.FINISH_REASON_LENGTH,
@@ -51,9 +55,6 @@ class VllmEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        # AsyncLLM starts EngineCore from the thread that makes it. Linux ends EngineCore with that thread, see
-        # parent_death, so the thread must live as long as the process; and while it loads, the event loop is free.
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="vllm")
         self._llm: AsyncLLM | None = None
         self._defaults: dict[str, Any] = {}
 
@@ -61,8 +62,7 @@ class VllmEngine:
         parent_death.announce_parent()
         arguments = self._engine_arguments()
         log.info("loading model", model=self._settings.model)
-        loop = asyncio.get_running_loop()
-        self._llm = llm = await loop.run_in_executor(self._loader, AsyncLLM.from_engine_args, arguments)
+        self._llm = llm = await loading.load(partial(AsyncLLM.from_engine_args, arguments))
         if self._settings.engine_core_cpus is not None:
             placement.keep_children_on(self._settings.engine_core_cpus)
         config = llm.model_config
@@ -145,15 +145,27 @@ class VllmEngine:
         kind, renderer = spec.WhichOneof("prompt"), self._llm_now().renderer
         if kind == "token_ids":
             return list(spec.token_ids.ids)
+        if kind == "chat":
+            return await self._chat_token_ids(spec.chat)
         # Lengths are judged by us, with our field's name, so the renderer gets no limit.
-        if kind == "text":
-            settings = replace(renderer.default_cmpl_tok_params, max_total_tokens=None)
-            (rendered,) = await renderer.render_cmpl_async([TextPrompt(prompt=spec.text)], settings)
-        else:
-            settings = replace(renderer.default_chat_tok_params, max_total_tokens=None)
-            messages = [{"role": message.role, "content": message.content} for message in spec.chat.messages]
-            parameters = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+        settings = replace(renderer.default_cmpl_tok_params, max_total_tokens=None)
+        (rendered,) = await renderer.render_cmpl_async([TextPrompt(prompt=spec.text)], settings)
+        return list(rendered["prompt_token_ids"])
+
+    async def _chat_token_ids(self, chat: generation_pb2.Chat) -> list[int]:
+        renderer = self._llm_now().renderer
+        settings = replace(renderer.default_chat_tok_params, max_total_tokens=None)
+        messages = [{"role": message.role, "content": message.content} for message in chat.messages]
+        parameters = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+        try:
             _, (rendered,) = await renderer.render_chat_async([messages], parameters, settings)
+        except VLLMClientError as error:
+            raise InvalidRequestError.of_field("spec.chat", _first_line(error)) from error
+        except ChatTemplateResolutionError as error:
+            raise InvalidRequestError.of_field("spec.chat", "this model has no chat template; send text or tokens") from error
+        except ValueError as error:  # so the renderers of some model families refuse messages
+            log.warning("a chat cannot be rendered", exc_info=True)
+            raise InvalidRequestError.of_field("spec.chat", "the model's chat template does not take it") from error
         return list(rendered["prompt_token_ids"])
 
     async def wait_until_dead(self) -> str:
@@ -164,19 +176,23 @@ class VllmEngine:
 
     async def close(self) -> None:
         if self._llm is not None:
-            await asyncio.get_running_loop().run_in_executor(self._loader, self._llm.shutdown)
+            await asyncio.to_thread(self._llm.shutdown)
             self._llm = None
-        self._loader.shutdown(wait=False)
 
 
 @dataclass
 class _Run:
-    """A generation's engine requests."""
+    """A generation's engine requests.
+
+    Attributes:
+        over: whether it was cancelled or has failed; what its requests still give is dropped.
+    """
 
     llm: AsyncLLM
     request: EngineRequest
     sink: Sink
     request_ids: list[str] = field(default_factory=list)
+    over: bool = False
 
     async def begin_choice(self, index: int, prompt: list[int], params: SamplingParams) -> None:
         """Begins a choice of which nothing has been emitted; vLLM makes its text."""
@@ -201,6 +217,7 @@ class _Run:
             "min_tokens": max(0, arguments.get("min_tokens", 0) - len(done)),
             "detokenize": False,
             "stop": [],  # found by the seam, which has the text before it
+            "prompt_logprobs": None,  # they were in the first delta
         }
         await self._add(index, [*prompt, *done], SamplingParams(**rest), seam)
 
@@ -221,8 +238,23 @@ class _Run:
             receiver.put(early)
 
     async def cancel(self) -> None:
-        if self.request_ids and not self.llm.errored:
-            await self.llm.abort(self.request_ids, internal=True)
+        self.over = True
+        await self._abort(self.request_ids)
+
+    def fail(self, error: TokenrelayError) -> None:
+        """Ends the generation with an error, and with it the choices that could go on."""
+        self.over = True
+        self.sink.fail(error)
+        self.abort_soon(self.request_ids)
+
+    def abort_soon(self, request_ids: list[str]) -> None:
+        """Frees what the engine holds for some requests; from within an output handler of vLLM it cannot be awaited."""
+        task = asyncio.ensure_future(self._abort(request_ids))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _abort(self, request_ids: list[str]) -> None:
+        if request_ids and not self.llm.errored:
+            await self.llm.abort(request_ids, internal=True)
 
 
 class _Seam:
@@ -234,9 +266,10 @@ class _Seam:
     def __init__(
         self, llm: AsyncLLM, prompt: list[int], params: SamplingParams, emitted: engine_service_pb2.EmittedChoice
     ) -> None:
-        tokenizer = llm.get_tokenizer()
+        self._tokenizer = llm.get_tokenizer()
         request = SimpleNamespace(request_id="seam", prompt_token_ids=prompt, prompt_embeds=None, sampling_params=params)
-        self._detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+        self._detokenizer = IncrementalDetokenizer.from_new_request(self._tokenizer, request)
+        self._candidates = LogprobsProcessor.from_new_request(self._tokenizer, request)
         self._detokenizer.update(list(emitted.token_ids), False)
         already = self._detokenizer.get_next_output_text(False, True)
         self._withheld = already[emitted.text_length :]
@@ -252,6 +285,17 @@ class _Seam:
         self._withheld = ""
         return text
 
+    def decode(self, token_ids: list[int], logprobs: Any) -> None:
+        """Gives the candidates at tokens just added their text, as vLLM would have: it leaves it out with detokenize off."""
+        generated = self._detokenizer.output_token_ids
+        for place, position in enumerate(logprobs, len(generated) - len(token_ids)):
+            texts = convert_ids_list_to_tokens(self._tokenizer, list(position))
+            # A character may have begun in the tokens before.
+            context = generated[max(0, place - LONGEST_CHARACTER) : place]
+            texts = self._candidates._verify_tokens(texts, list(position), context)  # there is no public one
+            for logprob, text in zip(position.values(), texts, strict=True):
+                logprob.decoded_token = text
+
 
 class _Receiver:
     """Where AsyncLLM's output handler puts one choice's outputs."""
@@ -265,21 +309,28 @@ class _Receiver:
 
     def put(self, output: RequestOutput | Exception) -> None:
         """Takes what one engine step gave."""
-        if self._over:
+        if self._over or self._run.over:
             return
         if isinstance(output, Exception):
-            self._over = True
-            self._run.sink.fail(EngineUnavailableError("the engine died; its service restarts", retry_after=5.0))
+            self._run.fail(EngineUnavailableError("the engine died; its service restarts", retry_after=5.0))
             return
-        completion = output.outputs[0]
-        if completion.finish_reason == "abort":
-            self._over = True
+        finish_reason = output.outputs[0].finish_reason
+        if finish_reason is not None and finish_reason not in REASONS:
+            self._run.fail(self._failure(finish_reason))
             return
         self._measure(output)
         tokens = self._plain(output) if self._seam is None else self._continued(output, self._seam)
         self._over = tokens.end is not None
         if tokens.token_ids or tokens.end is not None:
             self._run.sink.emit(tokens)
+
+    def _failure(self, finish_reason: str) -> TokenrelayError:
+        """Tells what a reason means that is no good end: abort, which we did not ask for, or a fault of vLLM's."""
+        generation_id = self._run.request.generation_id
+        log.error("vLLM gave a generation up", generation_id=generation_id, finish_reason=finish_reason)
+        if finish_reason == "abort":
+            return EngineUnavailableError("the engine stops; its service restarts", retry_after=5.0)
+        return InternalError.logged_as(generation_id)
 
     def _plain(self, output: RequestOutput) -> Tokens:
         completion = output.outputs[0]
@@ -299,20 +350,16 @@ class _Receiver:
         found = seam.add(ids, stopped=completion.finish_reason == "stop")
         if found is not None:
             if end is None:
-                self._abort()
+                self._run.abort_soon([self._request_id])
             end = self._end("stop", found)
+        if completion.logprobs:
+            seam.decode(ids, completion.logprobs)
         return Tokens(self._index, seam.release(ended=end is not None), ids, end, _logprobs(ids, completion.logprobs))
-
-    def _abort(self) -> None:
-        task = asyncio.ensure_future(self._run.llm.abort(self._request_id, internal=True))
-        task.add_done_callback(lambda done: done.exception())
 
     def _end(self, finish_reason: str | None, stop_reason: int | str | None) -> generation_pb2.ChoiceEnd | None:
         if finish_reason is None:
             return None
-        end = generation_pb2.ChoiceEnd(
-            index=self._index, finish_reason=REASONS.get(finish_reason, generation_pb2.FINISH_REASON_UNSPECIFIED)
-        )
+        end = generation_pb2.ChoiceEnd(index=self._index, finish_reason=REASONS[finish_reason])
         if isinstance(stop_reason, str):
             end.stop_string = stop_reason
         elif stop_reason is not None:

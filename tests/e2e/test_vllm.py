@@ -5,9 +5,11 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -17,7 +19,7 @@ from transformers import AutoTokenizer
 from clients import AsyncClient
 from clients.resumption import digest
 from tests.integration.test_calls import reason
-from tests.support.local_stack import LocalStack
+from tests.support.local_stack import ROOT, LocalStack
 from tests.support.waiting import eventually
 from tokenrelay import errors
 from tokenrelay.v1 import generation_pb2 as g
@@ -111,9 +113,21 @@ async def test_logprobs(client_targets: str) -> None:
             assert all(one.logprob <= best.logprob <= 0 for one in position.candidates)
             assert 3 <= len(position.candidates) <= 4
         stored = await client.get(whole.generation_id)
+        assert stored.prompt_logprobs == whole.prompt_logprobs
         assert len(stored.prompt_logprobs) == whole.usage.prompt_tokens
         assert not stored.prompt_logprobs[0].candidates
         assert all(position.candidates for position in stored.prompt_logprobs[1:])
+
+
+async def test_the_prompt_s_logprobs_come_with_the_first_choice_only(client_targets: str) -> None:
+    async with (
+        AsyncClient(client_targets) as client,
+        client.stream(STORY, temperature=1, max_tokens=5, n=2, prompt_logprobs=1) as stream,
+    ):
+        deltas = [delta async for delta in stream]
+    assert stream.finished is not None
+    assert sum(len(delta.prompt_logprobs) for delta in deltas if delta.index == 0) == stream.finished.usage.prompt_tokens
+    assert not any(delta.prompt_logprobs for delta in deltas if delta.index == 1)
 
 
 async def test_choices_are_seeded_each_on_its_own(client_targets: str) -> None:
@@ -266,6 +280,22 @@ async def test_a_killed_worker_s_stream_goes_on_token_for_token(vllm_stack: Loca
             assert (stream.finished.attempts, stream.finished.exact) == (2, True)
 
 
+async def test_after_a_takeover_logprobs_have_their_text(vllm_stack: LocalStack) -> None:
+    async with AsyncClient(vllm_stack.targets) as client:
+        sampling: dict[str, Any] = {"temperature": 0, "max_tokens": 1000, "ignore_eos": True, "logprobs": 1}
+        undisturbed = (await client.generate(HELLO, **sampling)).choices[0]
+        texts: list[list[str]] = []
+        async with client.stream(HELLO, **sampling) as stream:
+            async for delta in stream:
+                before = len(texts)
+                texts.extend([one.text for one in position.candidates] for position in delta.logprobs)
+                if before < 50 <= len(texts):
+                    vllm_stack.kill("worker-1", signal.SIGKILL)
+    assert stream.finished is not None
+    assert stream.finished.attempts == 2
+    assert texts == [[one.text for one in position.candidates] for position in undisturbed.logprobs]
+
+
 async def test_a_killed_engine_leaves_no_process_and_its_stream_goes_on(vllm_stack: LocalStack) -> None:
     async with AsyncClient(vllm_stack.targets) as client:
         sampling: dict[str, Any] = {"temperature": 0, "max_tokens": 1500, "ignore_eos": True}
@@ -307,6 +337,29 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("line", ["loading model", "(EngineCore pid="])
+async def test_an_engine_service_ends_while_it_loads(line: str) -> None:
+    settings = {"TOKENRELAY_MODEL": "models/demo", "TOKENRELAY_PORT": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "engine_service"),
+        env={**os.environ, **settings},
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        assert process.stdout is not None
+        while line not in (said := (await process.stdout.readline()).decode()):
+            assert said, "it ended by itself"
+        process.terminate()
+        # The output's end comes when all processes that have it open are gone; loading takes longer than this.
+        rest = await asyncio.wait_for(process.stdout.read(), 10)
+        assert await process.wait() == 0, rest.decode()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
 
 
 async def test_a_refusal_by_bare_stub_has_a_reason(vllm_stack: LocalStack) -> None:

@@ -331,13 +331,10 @@ class EngineTimes(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    RECEIVED_NS_FIELD_NUMBER: _builtins.int
     QUEUED_NS_FIELD_NUMBER: _builtins.int
     SCHEDULED_NS_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_NS_FIELD_NUMBER: _builtins.int
     LAST_TOKEN_NS_FIELD_NUMBER: _builtins.int
-    received_ns: _builtins.int
-    """The engine service read the command."""
     queued_ns: _builtins.int
     """The engine put it in its queue."""
     scheduled_ns: _builtins.int
@@ -349,7 +346,6 @@ class EngineTimes(_message.Message):
     def __init__(
         self,
         *,
-        received_ns: _builtins.int = ...,
         queued_ns: _builtins.int = ...,
         scheduled_ns: _builtins.int = ...,
         first_token_ns: _builtins.int = ...,
@@ -357,7 +353,7 @@ class EngineTimes(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token_ns", b"first_token_ns", "last_token_ns", b"last_token_ns", "queued_ns", b"queued_ns", "received_ns", b"received_ns", "scheduled_ns", b"scheduled_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token_ns", b"first_token_ns", "last_token_ns", b"last_token_ns", "queued_ns", b"queued_ns", "scheduled_ns", b"scheduled_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,178 @@
+"""What the adapter makes of vLLM's outcomes, without an engine: errors, aborts, and chats that cannot be rendered."""
+
+import asyncio
+import shutil
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine_service import sampling
+from engine_service.engines import EngineRequest, Measured, Tokens
+from engine_service.settings import EngineSettings
+from tests.support.local_stack import ROOT
+from tokenrelay.engine.v1 import engine_service_pb2 as e
+from tokenrelay.errors import EngineUnavailableError, InternalError, InvalidRequestError, TokenrelayError
+from tokenrelay.v1 import generation_pb2 as g
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch's and vLLM's own, when they are imported
+    from transformers import AutoTokenizer
+    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.renderers import renderer_from_config
+
+    from engine_service.engines.vllm_engine import VllmEngine, _Receiver, _Run
+
+
+class Sink:
+    """A sink that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.measured = Measured()
+        self.exact = True
+        self.emitted: list[Tokens] = []
+        self.errors: list[TokenrelayError] = []
+
+    def emit(self, tokens: Tokens) -> None:
+        self.emitted.append(tokens)
+
+    def fail(self, error: TokenrelayError) -> None:
+        self.errors.append(error)
+
+
+class Llm:
+    """Stands in for AsyncLLM; aborting, it puts an output of its own, as that does."""
+
+    errored = False
+
+    def __init__(self) -> None:
+        self.receivers: dict[str, _Receiver] = {}
+        self.aborted: asyncio.Queue[list[str]] = asyncio.Queue()
+
+    async def abort(self, request_ids: list[str], *, internal: bool) -> None:
+        for name in request_ids:
+            self.receivers[name].put(output("abort"))
+        self.aborted.put_nowait(list(request_ids))
+
+
+def output(finish_reason: str | None, *token_ids: int) -> RequestOutput:
+    completion = CompletionOutput(0, "x", list(token_ids), None, None, finish_reason=finish_reason)
+    return RequestOutput("id", None, [1], None, [completion], finished=finish_reason is not None)
+
+
+@pytest.fixture
+def run() -> _Run:
+    llm = Llm()
+    run = _Run(llm, EngineRequest("gen-1", g.GenerationSpec()), Sink(), ["a", "b"])
+    llm.receivers = {name: _Receiver(run, index, name, None) for index, name in enumerate(run.request_ids)}
+    return run
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "kind", "told"),
+    [
+        ("error", InternalError, "gen-1"),
+        ("a reason of the future", InternalError, "gen-1"),
+        ("abort", EngineUnavailableError, "the engine stops"),
+    ],
+)
+async def test_an_end_that_is_no_good_end_fails_the_generation(
+    run: _Run, finish_reason: str, kind: type[TokenrelayError], told: str
+) -> None:
+    llm: Any = run.llm
+    sink: Any = run.sink
+    llm.receivers["a"].put(output(None, 5))
+    llm.receivers["a"].put(output(finish_reason, 6))
+    llm.receivers["b"].put(output(None, 7))
+    assert [type(error) for error in sink.errors] == [kind]
+    assert told in sink.errors[0].message
+    assert [list(tokens.token_ids) for tokens in sink.emitted] == [[5]]
+    assert await asyncio.wait_for(llm.aborted.get(), 5) == ["a", "b"], "the other choice does not go on"
+    assert len(sink.errors) == 1
+
+
+async def test_an_abort_that_was_asked_for_is_no_failure(run: _Run) -> None:
+    await run.cancel()
+    sink: Any = run.sink
+    assert (sink.errors, sink.emitted) == ([], [])
+
+
+def test_only_the_first_choice_computes_the_prompt_s_logprobs() -> None:
+    params = g.SamplingParams(n=2, logprobs=1, prompt_logprobs=2)
+    assert sampling.keyword_arguments(params, 0) == {"logprobs": 1, "prompt_logprobs": 2}
+    assert sampling.keyword_arguments(params, 1) == {"logprobs": 1}
+
+
+async def test_a_continuation_does_not_compute_the_prompt_s_logprobs_again() -> None:
+    class Refusing(Llm):
+        model_config = SimpleNamespace(max_model_len=100)
+
+        def get_tokenizer(self) -> Any:
+            return AutoTokenizer.from_pretrained(ROOT / "models/demo")
+
+        async def add_request(self, _: str, prompt: Any, params: SamplingParams) -> None:
+            asked.append(params)
+            raise LookupError
+
+    asked: list[SamplingParams] = []
+    run = _Run(Refusing(), EngineRequest("gen-1", g.GenerationSpec()), Sink())
+    emitted = e.EmittedChoice(index=0, token_ids=[5, 6], text_length=2)
+    with pytest.raises(LookupError):
+        await run.continue_choice(0, [1, 2], {"max_tokens": 9, "logprobs": 1, "prompt_logprobs": 2}, emitted)
+    assert [(params.max_tokens, params.logprobs, params.prompt_logprobs) for params in asked] == [(7, 1, None)]
+
+
+def engine_with(model: Path) -> VllmEngine:
+    """An engine that can render, and no more."""
+    config = AsyncEngineArgs(model=str(model), enforce_eager=True).create_engine_config()
+    engine = VllmEngine(EngineSettings(model=str(model)))
+    engine._llm = SimpleNamespace(renderer=renderer_from_config(config), errored=False)
+    return engine
+
+
+def chat() -> g.GenerationSpec:
+    return g.GenerationSpec(chat=g.Chat(messages=[g.ChatMessage(role="user", content="Hello!")]))
+
+
+async def refusal(model: Path) -> InvalidRequestError:
+    engine = engine_with(model)
+    assert engine._llm is not None
+    try:
+        with pytest.raises(InvalidRequestError) as caught:
+            await engine._prompt_token_ids(chat())
+        assert await engine._prompt_token_ids(g.GenerationSpec(text="Hello!")), "text is taken"
+    finally:
+        engine._llm.renderer.shutdown()
+    assert [violation.field for violation in caught.value.violations] == ["spec.chat"]
+    return caught.value
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    copied = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+    for name in copied:
+        shutil.copy(ROOT / "models/demo" / name, tmp_path / name)
+    return tmp_path
+
+
+async def test_a_chat_for_a_model_without_a_template_is_the_client_s(model: Path) -> None:
+    assert "has no chat template" in (await refusal(model)).message
+
+
+async def test_what_a_template_refuses_is_the_client_s_with_its_reason(model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
+    assert "roles must alternate" in (await refusal(model)).message
+
+
+async def test_what_a_renderer_refuses_otherwise_is_the_client_s_without_its_text(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise ValueError("from deep inside")
+
+    (model / "chat_template.jinja").write_text("x")
+    monkeypatch.setattr("vllm.renderers.hf.HfRenderer.render_chat_async", refuse)
+    assert "deep inside" not in (await refusal(model)).message
