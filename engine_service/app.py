@@ -8,6 +8,7 @@ from importlib import import_module
 import structlog
 from prometheus_client import REGISTRY
 
+from engine_service import watchdog
 from engine_service.engines import Engine, EngineRequest, Measured, Tokens
 from engine_service.engines.simulated_engine import SimulatedEngine
 from engine_service.servicer import EngineServicer
@@ -50,7 +51,10 @@ class EngineApplication:
             endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, registry, self._problem)
             self._resources.callback(endpoint.close)
         self._engine = _make(settings)
-        self._servicer = EngineServicer(self._engine, settings.frames_in_flight, tracing, EngineMetrics(registry))
+        progress = watchdog.Progress()
+        engine_metrics = EngineMetrics(registry)
+        self._servicer = EngineServicer(self._engine, settings.frames_in_flight, tracing, engine_metrics, progress)
+        self._resources.callback(watchdog.start(progress, settings.hang_seconds).set)
         interceptor = CallInterceptor(tracing, CallMetrics(registry), settings.max_message_bytes)
         for_workers = settings.model_copy(update={"max_message_bytes": WORKER_MESSAGE_BYTES})
         self._server = grpc_server.build(for_workers, SERVICES, [interceptor])

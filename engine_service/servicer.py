@@ -11,6 +11,7 @@ from grpc_status import rpc_status
 from engine_service.engines import Engine
 from engine_service.frames import Frames
 from engine_service.session import Session
+from engine_service.watchdog import Progress
 from tokenrelay.engine.v1 import engine_service_pb2, engine_service_pb2_grpc
 from tokenrelay.errors import EngineUnavailableError
 from tokenrelay.metrics import EngineMetrics
@@ -23,8 +24,11 @@ log = structlog.get_logger(__name__)
 class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     """Serves an engine once it is ready."""
 
-    def __init__(self, engine: Engine, frames_in_flight: int, tracing: Tracing, metrics: EngineMetrics) -> None:
+    def __init__(
+        self, engine: Engine, frames_in_flight: int, tracing: Tracing, metrics: EngineMetrics, progress: Progress
+    ) -> None:
         self._engine = engine
+        self._progress = progress
         self._frames_in_flight = frames_in_flight
         self._tracing = tracing
         self._metrics = metrics
@@ -56,7 +60,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             error = EngineUnavailableError("the engine is still loading", retry_after=1.0)
             await context.abort_with_status(rpc_status.to_status(to_status(error)))
         frames = Frames(self._frames_in_flight, self._metrics)
-        session = Session(self._engine, frames, self._tracing, self._metrics)
+        session = Session(self._engine, frames, self._tracing, self._metrics, self._progress)
         self._sessions.add(session)
         peer = context.peer()  # asked for once: after the call's end grpc crashes on it
         log.info("session opened", peer=peer)

@@ -10,6 +10,7 @@ from opentelemetry.context import Context
 from engine_service.engines import Engine, EngineRequest, Measured, Run
 from engine_service.frames import Frames
 from engine_service.output import GenerationOutput
+from engine_service.watchdog import Progress
 from tokenrelay import conventions, telemetry
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import DrainingError, InternalError, TokenrelayError
@@ -32,11 +33,12 @@ class _Generation:
 class Session:
     """What one worker has begun. Keys are the worker's."""
 
-    def __init__(self, engine: Engine, frames: Frames, tracing: Tracing, metrics: EngineMetrics) -> None:
+    def __init__(self, engine: Engine, frames: Frames, tracing: Tracing, metrics: EngineMetrics, progress: Progress) -> None:
         self._engine = engine
         self._frames = frames
         self._tracing = tracing
         self._metrics = metrics
+        self._progress = progress
         self._generations: dict[int, _Generation] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -67,10 +69,13 @@ class Session:
             {emitted.index: emitted for emitted in start.emitted},
         )
         context = telemetry.context_of(start.traceparent)
-        output = GenerationOutput(start.key, request, self._frames, lambda: self._ended(start.key, context))
+        output = GenerationOutput(
+            start.key, request, self._frames, self._progress.moved, lambda: self._ended(start.key, context)
+        )
         generation = self._generations[start.key] = _Generation(output)
         self._idle.clear()
         self._metrics.running.inc()
+        self._progress.began()
         generation.beginning = asyncio.create_task(self._begin(generation, request))
 
     async def _begin(self, generation: _Generation, request: EngineRequest) -> None:
@@ -103,6 +108,7 @@ class Session:
     def _ended(self, key: int, context: Context) -> None:
         generation = self._generations.pop(key)
         self._metrics.running.dec()
+        self._progress.ended()
         if not self._generations:
             self._idle.set()
         if generation.beginning is not None:
