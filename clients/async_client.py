@@ -121,11 +121,11 @@ class AsyncClient:
             try:
                 return await call(self._stub(), deadline.left())
             except grpc.aio.AioRpcError as error:
-                await self._recover(_translate(error, target), backoff)
+                await self._recover(_translate(error, target), backoff, target)
 
-    async def _recover(self, error: TokenrelayError, backoff: Backoff) -> None:
+    async def _recover(self, error: TokenrelayError, backoff: Backoff, target: str) -> None:
         await asyncio.sleep(backoff.delay_after(error))
-        self._targets.move_on()
+        self._targets.move_on_from(target)
 
 
 class AsyncStream(StreamState):
@@ -183,9 +183,9 @@ class AsyncStream(StreamState):
                             yield delta
                     self.position.check_end()
                 except grpc.aio.AioRpcError as error:
-                    await self._client._recover(self._named(_translate(error, target)), backoff)
+                    await self._client._recover(self._named(_translate(error, target)), backoff, target)
                 except UnavailableError as error:
-                    await self._client._recover(self._named(error), backoff)
+                    await self._client._recover(self._named(error), backoff, target)
                 except asyncio.CancelledError:
                     # gRPC raises this too where close() cancels the call; then nobody has cancelled the task that reads.
                     task = asyncio.current_task()

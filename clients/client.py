@@ -128,11 +128,11 @@ class Client:
             try:
                 return call(self._stub(), deadline.left())
             except grpc.RpcError as error:
-                self._recover(_translate(error, target), backoff)
+                self._recover(_translate(error, target), backoff, target)
 
-    def _recover(self, error: TokenrelayError, backoff: Backoff) -> None:
+    def _recover(self, error: TokenrelayError, backoff: Backoff, target: str) -> None:
         time.sleep(backoff.delay_after(error))
-        self._targets.move_on()
+        self._targets.move_on_from(target)
 
 
 class Stream(StreamState):
@@ -188,9 +188,9 @@ class Stream(StreamState):
                             yield delta
                     self.position.check_end()
                 except grpc.RpcError as error:
-                    self._client._recover(self._named(_translate(error, target)), backoff)
+                    self._client._recover(self._named(_translate(error, target)), backoff, target)
                 except UnavailableError as error:
-                    self._client._recover(self._named(error), backoff)
+                    self._client._recover(self._named(error), backoff, target)
         self._call = None
 
 

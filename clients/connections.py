@@ -52,9 +52,10 @@ class Targets(Generic[Channel]):
             self._channels[self._current] = self._connect(self._current, options=OPTIONS)
         return self._channels[self._current]
 
-    def move_on(self) -> None:
-        """Lets the next gateway be the current one."""
-        self._current = next(self._order)
+    def move_on_from(self, failed: str) -> None:
+        """Lets the next gateway be the current one, unless another call that failed there has done so already."""
+        if self._current == failed:
+            self._current = next(self._order)
 
     def take_all(self) -> list[Channel]:
         """Returns all channels, for the owner to close, and forgets them."""

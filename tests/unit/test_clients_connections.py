@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from clients import AsyncClient, Client, RetryPolicy
+from clients.connections import Targets
 from tokenrelay import errors
 
 NOBODY = "127.0.0.1:1"
@@ -65,3 +66,12 @@ def test_both_clients_notice_a_gateway_whose_machine_is_gone(monkeypatch: pytest
         assert options["grpc.keepalive_timeout_ms"] == 5_000
         assert options["grpc.http2.max_pings_without_data"] == 0
         assert options["grpc.keepalive_permit_without_calls"] == 0
+
+
+def test_calls_that_fail_together_move_on_together() -> None:
+    targets: Targets[grpc.Channel] = Targets("a:1,b:1,c:1", grpc.insecure_channel)
+    for _ in range(2):  # two calls were under way when a went down
+        targets.move_on_from("a:1")
+    assert targets.current == "b:1"
+    targets.move_on_from("b:1")
+    assert targets.current == "c:1"
