@@ -9,6 +9,7 @@ import structlog
 
 from broker_worker.engine_link import EngineLink, EngineLostError
 from broker_worker.intake import Intake
+from broker_worker.lease_keeper import LeaseKeeper
 from broker_worker.recovery import Recovery
 from broker_worker.reports import Reports
 from broker_worker.settings import WorkerSettings
@@ -20,6 +21,7 @@ from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.lifecycle import StartUpError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import assembly, keys
+from tokenrelay.token_log.connection import ThreadConnection
 from tokenrelay.token_log.reaper import Reaper
 from tokenrelay.token_log.registry import ANNOUNCE_INTERVAL, Registry
 from tokenrelay.v1 import model_service_pb2
@@ -55,6 +57,15 @@ class WorkerApplication:
         self._store = assembly.open_store(settings)
         self._resources.push_async_callback(self._store.connection.close)
         self._registry = Registry(self._store.connection)
+        self._keeper = LeaseKeeper(
+            self._store,
+            ThreadConnection(settings.redis_url),
+            self._owned,
+            settings.lease_seconds / RENEWALS_PER_LEASE,
+            settings.loop_hung_seconds,
+        )
+        self._keeper.start()
+        self._resources.callback(self._keeper.close)
         self._reaper = Reaper(self._store, metrics.ReaperMetrics(registry))
         self._link = EngineLink(settings.engine_address, settings.engine_keepalive_seconds)
         self._resources.push_async_callback(self._link.close)
@@ -69,11 +80,21 @@ class WorkerApplication:
             return "draining"
         return None if self._shift is not None else "no session with the engine service"
 
+    def _owned(self) -> list[tuple[str, str]]:
+        shift = self._shift
+        return [] if shift is None else shift.owned()
+
     async def run(self) -> None:
         """Reaps all the time, and works one shift after the other."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tick())
             tasks.create_task(self._reaper.run())
             self._working = tasks.create_task(self._work())
+
+    async def _tick(self) -> None:
+        while True:
+            self._keeper.tick()
+            await asyncio.sleep(self._settings.lease_seconds / RENEWALS_PER_LEASE)
 
     async def _work(self) -> None:
         this_task = asyncio.current_task()

@@ -15,6 +15,9 @@ class WorkerSettings(StoreSettings):
         None, pattern=r"^[\w.:-]+$", description="its name, unique among all; unset: host, process id and a random part"
     )
     prefetch: Annotated[int, Field(ge=0)] = Field(2, description="generations read ahead of free slots; they stay unclaimed")
+    loop_hung_seconds: Seconds = Field(
+        30.0, description="how long a worker that is too busy to renew its leases keeps them; then others take over"
+    )
     log_content: bool = Field(False, description="whether prompts and outputs are written to its log lines and spans")
     engine_keepalive_seconds: Seconds = Field(
         5.0, description="how long a silent engine connection is left without a ping, and a ping without an answer"

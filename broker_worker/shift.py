@@ -81,8 +81,9 @@ class Shift:
         return generation_id in self._by_id
 
     def owned(self) -> list[tuple[str, str]]:
-        """Returns the ids of what is in this worker's hands, each with its fence."""
-        return [(execution.generation_id, execution.fence) for execution in self._executions.values()]
+        """Returns the ids of what is in this worker's hands, each with its fence. May be called from another thread."""
+        executions = list(self._executions.values())  # in one step, as far as threads can see
+        return [(execution.generation_id, execution.fence) for execution in executions]
 
     async def begin(self, claim: Claim) -> None:
         """Has the engine start a claimed generation, or continue it where its log stands."""

@@ -14,7 +14,9 @@ from importlib import resources
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
+import redis
 import redis.asyncio
+import redis.retry
 import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -35,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 COMMAND_TIMEOUT = 10.0  # seconds; a slow fsync is waited for, a half-open connection is not
 CONNECT_TIMEOUT = 2.0  # seconds
+THREAD_TIMEOUT = 2.0  # seconds for a call of a ThreadConnection
 BLOCK_MARGIN = 5.0  # seconds that a blocking read waits longer than Redis blocks
 MOST_COMMANDS = 64  # under way at a time, each on a connection of its own; more wait here
 PENDING_PAGE = 200  # pending entries looked at in one go
@@ -361,6 +364,35 @@ class RedisConnection:
                     raise
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
+
+
+class ThreadConnection:
+    """Runs scripts from a thread of its own, whatever the event loop does."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = redis.Redis.from_url(
+            url,
+            retry=redis.retry.Retry(NoBackoff(), 0),
+            socket_timeout=THREAD_TIMEOUT,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+        )
+
+    def run(self, script: Script, prefix: str, arguments: Sequence[Any]) -> None:
+        """Runs a script once.
+
+        Raises:
+            StoreUnavailableError: Redis is away. The script may have run.
+        """
+        try:
+            try:
+                self._redis.evalsha(script.digest, 1, prefix, *arguments)
+            except NoScriptError:
+                self._redis.eval(script.source, 1, prefix, *arguments)
+        except RedisError as error:
+            raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0) from error
+
+    def close(self) -> None:
+        self._redis.close()
 
 
 async def _messages(subscription: redis.asyncio.client.PubSub) -> AsyncIterator[bytes | None]:

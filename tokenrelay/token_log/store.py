@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 PAGE = 512  # log entries read at a time
 
+ScriptCall = tuple[Script, str, Sequence[Any]]  # the script, its shard's prefix, its arguments
 Item = tuple[str, Sequence[Any]]  # a generation's id and its part of a script's arguments
 Read = TypeVar("Read")
 
@@ -260,8 +261,11 @@ class GenerationStore:
 
     async def renew(self, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
         """Renews the leases on generations, each with its fence."""
-        items = [(generation_id, (generation_id, fence)) for generation_id, fence in owned]
-        return await self._per_shard("renew", (self.limits.lease_ms,), items, _outcome)
+        return await self._per_shard("renew", (self.limits.lease_ms,), _owned_items(owned), _outcome)
+
+    def renewals(self, owned: Sequence[tuple[str, str]]) -> list[ScriptCall]:
+        """Returns what renew would run, for a thread that runs it by itself."""
+        return [batch.call for batch in self._batches("renew", (self.limits.lease_ms,), _owned_items(owned))]
 
     async def release(self, model: str, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
         """Hands owned generations, each with its fence, back to the front of the model's queue."""
@@ -441,7 +445,7 @@ class GenerationStore:
 class _Batch(NamedTuple):
     """A script call on one shard, and which items it is about."""
 
-    call: tuple[Script, str, Sequence[Any]]
+    call: ScriptCall
     positions: list[int]
 
 
@@ -462,6 +466,10 @@ def _tell_end(generation_id: str, state: int) -> None:
 
 def _queue_entry(queue: str, entry: str, fields: Mapping[bytes, bytes]) -> QueueEntry:
     return QueueEntry(fields[b"id"].decode(), queue, entry, int(fields[b"n"]))
+
+
+def _owned_items(owned: Sequence[tuple[str, str]]) -> list[Item]:
+    return [(generation_id, (generation_id, fence)) for generation_id, fence in owned]
 
 
 def _addition_items(additions: Sequence[Addition]) -> list[Item]:
