@@ -38,6 +38,7 @@ class WorkerApplication:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._worker_id = settings.worker_id or f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._renewal_interval = settings.lease_seconds / RENEWALS_PER_LEASE
         self._resources = AsyncExitStack()
         self._shift: Shift | None = None
         self._intake: Intake | None = None
@@ -61,7 +62,7 @@ class WorkerApplication:
             self._store,
             ThreadConnection(settings.redis_url),
             self._owned,
-            settings.lease_seconds / RENEWALS_PER_LEASE,
+            self._renewal_interval,
             settings.loop_hung_seconds,
         )
         self._keeper.start()
@@ -94,7 +95,7 @@ class WorkerApplication:
     async def _tick(self) -> None:
         while True:
             self._keeper.tick()
-            await asyncio.sleep(self._settings.lease_seconds / RENEWALS_PER_LEASE)
+            await asyncio.sleep(self._renewal_interval)
 
     async def _work(self) -> None:
         this_task = asyncio.current_task()
@@ -168,9 +169,8 @@ class WorkerApplication:
             log.warning("redis is away; this worker is forgotten after a while")
 
     async def _renew(self, shift: Shift) -> None:
-        interval = self._settings.lease_seconds / RENEWALS_PER_LEASE
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(self._renewal_interval)
             await shift.renew()
 
     async def _listen(self, shift: Shift) -> None:

@@ -54,9 +54,7 @@ class EngineLink:
         announced, backoff = False, FIRST_BACKOFF
         while True:
             try:
-                request = health_pb2.HealthCheckRequest(service=SERVICE)
-                answer = await self._health.Check(request, timeout=CALL_SECONDS)
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                if await self._check_health():
                     return await self._engine.DescribeEngine(engine_service_pb2.DescribeEngineRequest(), timeout=CALL_SECONDS)
                 reason = "it is not serving yet"
             except grpc.aio.AioRpcError as error:
@@ -70,9 +68,12 @@ class EngineLink:
     async def is_serving(self) -> bool:
         """Tells whether the engine service says that it takes generations."""
         try:
-            answer = await self._health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=CALL_SECONDS)
+            return await self._check_health()
         except grpc.aio.AioRpcError:
             return False
+
+    async def _check_health(self) -> bool:
+        answer = await self._health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=CALL_SECONDS)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     @asynccontextmanager

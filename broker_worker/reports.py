@@ -79,12 +79,11 @@ class Reports:
         state = generation_pb2.GenerationState.Name(terminal.state).removeprefix("GENERATION_STATE_")
         times = timings.timings(timeline, finished_us)
         facts = _facts(record, terminal, times)
-        if self.log_content:
-            facts |= _content(execution)
+        content = _content(execution) if self.log_content else {}
         self._count(record.job.model, state, terminal, times)
-        self._trace(execution, terminal, finished_us)
+        self._trace(execution, terminal, finished_us, content)
         report = log.info if terminal.state == generation_pb2.GENERATION_STATE_FINISHED else log.warning
-        report("generation ended", generation_id=record.generation_id, state=state, **facts)
+        report("generation ended", generation_id=record.generation_id, state=state, **facts, **content)
 
     def _count(self, model: str, state: str, terminal: store_pb2.Terminal, times: generation_pb2.Timings) -> None:
         metrics = self._metrics
@@ -99,7 +98,7 @@ class Reports:
         if per_token is not None:
             metrics.per_token.labels(model).observe(per_token / 1000)
 
-    def _trace(self, execution: Execution, terminal: store_pb2.Terminal, finished_us: int) -> None:
+    def _trace(self, execution: Execution, terminal: store_pb2.Terminal, finished_us: int, content: dict[str, str]) -> None:
         if not self._tracing.enabled:
             return
         span, timeline = execution.span, terminal.timeline
@@ -114,9 +113,8 @@ class Reports:
         span.set_attribute(conventions.GEN_AI_OUTPUT_TOKENS, terminal.usage.completion_tokens)
         span.set_attribute(conventions.GEN_AI_CACHED_TOKENS, terminal.usage.cached_tokens)
         span.set_attribute(conventions.GEN_AI_FINISH_REASONS, _finish_reasons(terminal))
-        if self.log_content:
-            for name, content in _content(execution).items():
-                span.set_attribute(f"tokenrelay.{name}", content)
+        for name, text in content.items():
+            span.set_attribute(conventions.CONTENT + name, text)
         if terminal.HasField("error"):
             telemetry.fail(span, generation_pb2.GenerationState.Name(terminal.state), terminal.error.message)
         span.end(finished_us * 1000)

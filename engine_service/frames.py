@@ -12,6 +12,7 @@ from typing import TypeAlias
 from google.rpc import status_pb2
 
 from engine_service.engines import Tokens
+from engine_service.watchdog import Progress
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.metrics import EngineMetrics
 from tokenrelay.v1 import generation_pb2
@@ -50,9 +51,10 @@ class _Waiting:
 class Frames:
     """What a session has to send."""
 
-    def __init__(self, in_flight: int, metrics: EngineMetrics) -> None:
+    def __init__(self, in_flight: int, metrics: EngineMetrics, progress: Progress) -> None:
         self._in_flight = in_flight
         self._metrics = metrics
+        self._progress = progress
         self._waiting: dict[int, dict[int, _Waiting]] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._sent = 0
@@ -62,6 +64,7 @@ class Frames:
 
     def add(self, key: int, tokens: Tokens) -> None:
         """Takes new tokens of a generation."""
+        self._progress.moved()
         choices = self._waiting.setdefault(key, {})
         waiting = choices.get(tokens.index)
         if waiting is None:

@@ -20,7 +20,6 @@ class GenerationOutput:
         key: the worker's.
         request: what is generated.
         frames: where its tokens go.
-        on_tokens: called whenever some come.
         on_end: called once, at its end.
 
     Attributes:
@@ -29,20 +28,12 @@ class GenerationOutput:
         over: whether it has ended.
     """
 
-    def __init__(
-        self,
-        key: int,
-        request: EngineRequest,
-        frames: Frames,
-        on_tokens: Callable[[], None],
-        on_end: Callable[[], None],
-    ) -> None:
+    def __init__(self, key: int, request: EngineRequest, frames: Frames, on_end: Callable[[], None]) -> None:
         self.measured = Measured()
         self.exact = True
         self.over = False
         self._key = key
         self._frames = frames
-        self._on_tokens = on_tokens
         self._on_end = on_end
         self._token_ids = [array("I", _emitted(request, index)) for index in range(request.choices)]
         self._ends = {index: emitted.end for index, emitted in request.emitted.items() if emitted.HasField("end")}
@@ -50,7 +41,6 @@ class GenerationOutput:
     def emit(self, tokens: Tokens) -> None:
         if self.over:
             return
-        self._on_tokens()
         self._token_ids[tokens.index].extend(tokens.token_ids)
         self._frames.add(self._key, tokens)
         if tokens.end is not None:

@@ -59,7 +59,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         if self._description is None:
             error = EngineUnavailableError("the engine is still loading", retry_after=1.0)
             await context.abort_with_status(rpc_status.to_status(to_status(error)))
-        frames = Frames(self._frames_in_flight, self._metrics)
+        frames = Frames(self._frames_in_flight, self._metrics, self._progress)
         session = Session(self._engine, frames, self._tracing, self._metrics, self._progress)
         self._sessions.add(session)
         peer = context.peer()  # asked for once: after the call's end grpc crashes on it

@@ -69,9 +69,7 @@ class Session:
             {emitted.index: emitted for emitted in start.emitted},
         )
         context = telemetry.context_of(start.traceparent)
-        output = GenerationOutput(
-            start.key, request, self._frames, self._progress.moved, lambda: self._ended(start.key, context)
-        )
+        output = GenerationOutput(start.key, request, self._frames, lambda: self._ended(start.key, context))
         generation = self._generations[start.key] = _Generation(output)
         self._idle.clear()
         self._metrics.running.inc()

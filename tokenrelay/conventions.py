@@ -48,6 +48,7 @@ STATE: Final = "tokenrelay.state"
 SEQUENCE: Final = "tokenrelay.sequence"
 EXACT: Final = "tokenrelay.exact"
 WORKER: Final = "tokenrelay.worker"
+CONTENT: Final = "tokenrelay."  # before "prompt" and "output", if a setting allows them
 
 # Histogram buckets that the conventions prescribe, in seconds.
 DURATION_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

@@ -9,6 +9,7 @@ from clients.resumption import digest
 from engine_service.engines import EngineRequest, Tokens
 from engine_service.frames import Frames
 from engine_service.output import GenerationOutput
+from engine_service.watchdog import Progress
 from tokenrelay.engine.v1 import engine_service_pb2 as e
 from tokenrelay.errors import InvalidRequestError
 from tokenrelay.metrics import EngineMetrics
@@ -17,7 +18,7 @@ from tokenrelay.v1 import generation_pb2 as g
 
 @pytest.fixture
 def frames() -> Frames:
-    return Frames(1, EngineMetrics(CollectorRegistry()))
+    return Frames(1, EngineMetrics(CollectorRegistry()), Progress())
 
 
 async def take(frames: Frames) -> e.RunSessionResponse:
@@ -66,7 +67,7 @@ async def test_an_end_leaves_with_the_last_tokens(frames: Frames) -> None:
 
 
 async def test_an_end_without_tokens_leaves_alone(frames: Frames) -> None:
-    output = GenerationOutput(5, EngineRequest("id", g.GenerationSpec()), frames, lambda: None, lambda: None)
+    output = GenerationOutput(5, EngineRequest("id", g.GenerationSpec()), frames, lambda: None)
     output.fail(InvalidRequestError("wrong"))
     frame = await take(frames)
     assert (frame.outputs[0].key, frame.outputs[0].error.message) == (5, "wrong")
@@ -74,7 +75,7 @@ async def test_an_end_without_tokens_leaves_alone(frames: Frames) -> None:
 
 async def test_nothing_comes_of_a_cancelled_generation(frames: Frames) -> None:
     ended = []
-    output = GenerationOutput(5, EngineRequest("id", g.GenerationSpec()), frames, lambda: None, lambda: ended.append(5))
+    output = GenerationOutput(5, EngineRequest("id", g.GenerationSpec()), frames, lambda: ended.append(5))
     output.emit(Tokens(0, "a", (1,)))
     output.cancel()
     output.emit(Tokens(0, "b", (2,)))
@@ -90,7 +91,7 @@ async def test_a_summary_counts_what_earlier_attempts_emitted(frames: Frames) ->
         0: e.EmittedChoice(index=0, token_ids=[1, 2], end=STOP),
         1: e.EmittedChoice(index=1, token_ids=[3]),
     }
-    output = GenerationOutput(5, EngineRequest("id", spec, emitted), frames, lambda: None, lambda: None)
+    output = GenerationOutput(5, EngineRequest("id", spec, emitted), frames, lambda: None)
     output.end_if_complete()
     output.emit(Tokens(1, "x", (4, 5), g.ChoiceEnd(index=1, finish_reason=g.FINISH_REASON_LENGTH)))
     summary = (await take(frames)).outputs[0].summary
