@@ -82,6 +82,7 @@ class Readers:
             self._feed.unfollow(follower)
             raise
         if accepted.created:
+            follower.is_accepted = True
             reader = Reader(accepted.generation_id, 0, follower)
             async with self._closing(reader, bound=True):
                 yield reader

@@ -29,11 +29,13 @@ class Follower:
 
     Attributes:
         watcher: the name under which its gateway watches the generation; see END_ONLY.
+        is_accepted: whether Redis has said that the generation is there. Before, it is no loss if it is not.
     """
 
     def __init__(self, store: GenerationStore, generation_id: str, after: int, watcher: str) -> None:
         self.generation_id = generation_id
         self.watcher = watcher
+        self.is_accepted = False
         self._store = store
         self._position = after  # the last sequence that was handed out
         self._buffer: list[LogItem] = []
@@ -186,6 +188,7 @@ class Feed:
             patience: seconds to wait for Redis.
         """
         (standing,) = await self._store.watch(follower.watcher, self.watch_ms, [follower.generation_id], patience)
+        follower.is_accepted = standing is not None
         return standing
 
     async def unwatch(self, follower: Follower) -> None:
@@ -250,7 +253,8 @@ class Feed:
         """Renews the watches, and finds ends that the feed has lost; a generation that is gone is lost data."""
         by_watcher: dict[str, list[tuple[Follower, int]]] = {}
         for follower in self._all():
-            by_watcher.setdefault(follower.watcher, []).append((follower, follower.position))
+            if follower.is_accepted:
+                by_watcher.setdefault(follower.watcher, []).append((follower, follower.position))
         for watcher, followers in by_watcher.items():
             ids = [follower.generation_id for follower, _ in followers]
             standings = await self._store.watch(watcher, self.watch_ms, ids)

@@ -1,0 +1,48 @@
+"""What a gateway's followers are told of generations that are there, not there yet, or gone."""
+
+import asyncio
+
+import pytest
+
+from tests.store.conftest import Bench
+from tests.support.redis_server import RedisServer
+from tokenrelay.errors import DataLossError
+from tokenrelay.token_log import keys
+from tokenrelay.token_log.feed import Feed, Follower
+
+
+async def failure_of(follower: Follower) -> Exception | None:
+    """Returns what a follower raises at once, None if it goes on waiting."""
+    reading = asyncio.ensure_future(follower.next_items())
+    await asyncio.sleep(0)  # as far as it comes without waiting
+    if not reading.done():
+        reading.cancel()
+        return None
+    error = reading.exception()
+    assert isinstance(error, Exception), f"it raised nothing, or something else: {error!r}"
+    return error
+
+
+async def test_a_generation_that_is_being_submitted_is_not_lost(bench: Bench) -> None:
+    feed = Feed(bench.store, "g1", 15_000)
+    follower = feed.follow(keys.new_generation_id(0), 0, from_log=False)
+    await feed.renew_once()
+    assert await failure_of(follower) is None
+
+
+@pytest.mark.parametrize("by", ["submit", "attach"])
+async def test_an_accepted_generation_that_is_gone_is_lost(bench: Bench, redis: RedisServer, by: str) -> None:
+    feed = Feed(bench.store, "g1", 15_000)
+    name = await bench.submit(gateway="g1", watch_ms=15_000)
+    follower = feed.follow(name, 0, from_log=False)
+    if by == "submit":
+        follower.is_accepted = True
+    else:
+        assert await feed.watch(follower, 5.0) is not None
+    await feed.renew_once()
+    assert await failure_of(follower) is None
+    client = redis.client()
+    client.flushall()
+    client.close()
+    await feed.renew_once()
+    assert isinstance(await failure_of(follower), DataLossError)
