@@ -1,0 +1,1 @@
+"""Drills: the stack as real processes under load and faults, and what it did checked from its history."""
