@@ -183,6 +183,8 @@ class AsyncStream(StreamState):
                             yield delta
                     self.position.check_end()
                 except grpc.aio.AioRpcError as error:
+                    if self._closed:
+                        raise self._closed_early() from None
                     await self._client._recover(self._named(_translate(error, target)), backoff, target)
                 except UnavailableError as error:
                     await self._client._recover(self._named(error), backoff, target)

@@ -188,6 +188,8 @@ class Stream(StreamState):
                             yield delta
                     self.position.check_end()
                 except grpc.RpcError as error:
+                    if self._closed:
+                        raise self._closed_early() from None
                     self._client._recover(self._named(_translate(error, target)), backoff, target)
                 except UnavailableError as error:
                     self._client._recover(self._named(error), backoff, target)

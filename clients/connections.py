@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.rpc import status_pb2
 
-from tokenrelay.errors import TokenrelayError
+from tokenrelay.errors import TokenrelayError, UnavailableError
 from tokenrelay.status import from_status
 
 DEFAULT_TARGET = "localhost:50051"
@@ -73,19 +73,24 @@ def to_error(error: grpc.RpcError, target: str, initial: Any = None, trailing: A
         trailing: the call's trailing metadata, if it has come.
     """
     trailers = _as_mapping(trailing)
-    details = trailers.get(STATUS_DETAILS)
-    if isinstance(details, bytes):
-        translated = from_status(status_pb2.Status.FromString(details))
-    else:
-        code: Any = error.code()
-        message = error.details() or code.name
-        if code is grpc.StatusCode.UNAVAILABLE:  # gRPC's own: what a gateway says itself comes with details
-            message = f"no gateway answers at {target} ({message})"
-        translated = from_status(status_pb2.Status(code=code.value[0], message=message))
+    ours = trailers.get(STATUS_DETAILS)
+    translated = from_status(status_pb2.Status.FromString(ours)) if isinstance(ours, bytes) else _of_grpc(error, target)
     headers = _as_mapping(initial)
     translated.generation_id = str(headers.get(GENERATION_ID, "")) or None
     translated.trace_id = str(headers.get(TRACE_ID, "")) or None
     return translated
+
+
+def _of_grpc(error: grpc.RpcError, target: str) -> TokenrelayError:
+    """Returns the error of gRPC's own status; what a gateway says itself comes with details."""
+    code: Any = error.code()
+    message = error.details() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return UnavailableError(f"no gateway answers at {target} ({message})")
+    if code is grpc.StatusCode.CANCELLED:
+        # A gRPC server that stops at the very moment at which a call arrives drops it with this status.
+        return UnavailableError(f"the gateway at {target} dropped the call ({message})")
+    return from_status(status_pb2.Status(code=code.value[0], message=message))
 
 
 def _as_mapping(metadata: Any) -> dict[str, str | bytes]:

@@ -9,6 +9,7 @@ import pytest
 from clients import AsyncClient, Client, RetryPolicy
 from clients.connections import Targets
 from tokenrelay import errors
+from tokenrelay.v1 import generation_service_pb2, generation_service_pb2_grpc
 
 NOBODY = "127.0.0.1:1"
 IMPATIENT = RetryPolicy(give_up_after=-1)
@@ -39,6 +40,30 @@ def test_each_failure_names_the_gateway_that_was_tried() -> None:
     assert [message.split(" (")[0] for message in tried] == [
         f"no gateway answers at {target}" for target in (NOBODY, "127.0.0.1:2", NOBODY)
     ]
+
+
+class _Dropping(generation_service_pb2_grpc.GenerationServiceServicer):
+    """Drops its first call, as a server does that stops while the call arrives."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def SubmitGeneration(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        self.calls += 1
+        if self.calls == 1:
+            await context.abort(grpc.StatusCode.CANCELLED)
+        return generation_service_pb2.SubmitGenerationResponse(generation_id="0-1")
+
+
+async def test_a_call_that_a_stopping_server_drops_is_made_again() -> None:
+    server, servicer = grpc.aio.server(), _Dropping()  # type: ignore[abstract]
+    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        assert await client.submit("x") == "0-1"
+    assert servicer.calls == 2
+    await server.stop(None)
 
 
 def _take(tried: list[str], message: str) -> None:
