@@ -54,6 +54,10 @@ class History:
         line = json.dumps({"at": time.time(), "kind": kind, **fields}, separators=(",", ":"), ensure_ascii=False)
         self._lines.write(line + "\n")
 
+    def flush(self) -> None:
+        """Makes all that was noted readable."""
+        self._lines.flush()
+
     def close(self) -> None:
         self._lines.close()
 

@@ -1,12 +1,14 @@
 """What a drill's scenario is given, and what it leaves: a history, figures, and bars that it held or missed."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from tests.drill.history import History
+from tests.drill import history
+from tests.drill.history import Event, History
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,14 @@ class Drill:
         """Shows progress."""
         self.show(f"{self.name} {time.monotonic() - self.started:6.1f} s  {text}")
 
+    def events(self) -> list[Event]:
+        """Returns what has been written down so far."""
+        self.history.flush()
+        return list(history.read(self.history.file))
+
     def judge(self, what: str, *, seen: str, wanted: str, held: bool) -> None:
         """Notes a bar."""
         self.bars.append(Bar(what, seen, wanted, held))
 
 
-Scenario = Callable[[Drill], Awaitable[None]]
+Scenario = Callable[[Drill], Coroutine[Any, Any, None]]

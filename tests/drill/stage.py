@@ -186,4 +186,3 @@ async def set_up(
         await stage.rest()
     finally:
         await stage.close()
-        drill.figures.update({f"faults: {fault}": count for fault, count in stage.faults.items()})

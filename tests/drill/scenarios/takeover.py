@@ -1,0 +1,28 @@
+"""kill -9 of a worker, again and again, and nothing else: how long a stream stands still."""
+
+from tests.drill import nemesis, timings
+from tests.drill.load import Load
+from tests.drill.scenario import Drill
+from tests.drill.stage import LEASE_SECONDS, set_up
+
+USERS = 32
+EVERY = 4.0  # seconds; longer than a takeover, so that each one is put down to its own kill
+READERS = {"reads": 1, "reads_by_stub": 1}
+
+
+async def run(drill: Drill) -> None:
+    async with set_up(drill) as stage:
+        stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS, kinds=READERS))
+        for number in range(50 if drill.long else 8):
+            await stage.last(EVERY)
+            await nemesis.kill(stage, f"worker-{number % 2 + 1}")
+        await stage.last(EVERY)
+    found = timings.takeovers(drill.events(), "worker")
+    drill.figures["takeovers"] = len(found.seconds)
+    drill.figures["kill -9 of a worker to the next token at its reader"] = str(found)
+    drill.judge(
+        f"takeover after kill -9 of a worker, lease {LEASE_SECONDS:.0f} s",
+        seen=str(found),
+        wanted="p99 under 2 s",
+        held=found.percentile(0.99) < 2.0,
+    )
