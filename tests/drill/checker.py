@@ -103,6 +103,14 @@ class History:
             self._expected[wanted] = _Expectation(tokens, text_of(tokens))
         return self._expected[wanted]
 
+    def may_be_forgotten(self, generation_id: str) -> bool:
+        """Tells whether Redis need not know of a generation any more: it was lost on purpose, or dropped after its end."""
+        calls = self.calls_of[generation_id]
+        begun = min(call.asked["at"] for call in calls)
+        if any(begun < fault["at"] for fault in self.others["fault"] if fault["fault"] == "FLUSHALL"):
+            return True
+        return bool(self.drill.get("drops_finished")) and any(call.of("finished") + call.of("left") for call in calls)
+
     def begun_by(self, generation_id: str) -> Event | None:
         """Returns the call that a generation was begun by, None if no client ever learned its id."""
         for call in self.calls_of.get(generation_id, []):
@@ -120,6 +128,7 @@ def check(events: Iterable[Event]) -> list[Violation]:
         _contiguous,
         _agreement,
         _faithful,
+        _faithful_if_forgotten,
         _fenced,
         _durable,
         _once,
@@ -135,6 +144,8 @@ def check(events: Iterable[Event]) -> list[Violation]:
 def _terminal(history: History) -> Iterator[Violation]:
     for name in history.calls_of:
         entry = history.logs.get(name)
+        if entry is None and history.may_be_forgotten(name):
+            continue
         if entry is None:
             yield Violation("terminal", name, "it was accepted, and Redis knows nothing of it")
         elif entry["terminals"] != 1:
@@ -237,6 +248,20 @@ def _faithful(history: History) -> Iterator[Violation]:
             yield Violation("faithful", name, f"its text is not what it should be: {_difference(entry['text'], expected.text)}")
 
 
+def _faithful_if_forgotten(history: History) -> Iterator[Violation]:
+    """What Redis has no log of any more is checked by what its readers got."""
+    for name, calls in history.calls_of.items():
+        asked = history.begun_by(name)
+        if name in history.logs or asked is None:
+            continue
+        for call in calls:
+            expected, got = history.expectation(asked).tokens, _received(call)
+            first = call.asked.get("after", 0)
+            wanted = expected[first:] if call.of("finished") else expected[first : first + len(got)]
+            if got != wanted:
+                yield Violation("faithful", f"call {call.number}", f"it got {len(got)} tokens that are not what they should be")
+
+
 def _fenced(history: History) -> Iterator[Violation]:
     for name, entry in history.logs.items():
         ends = [attempt[2] for attempt in entry["attempts"]]
@@ -320,7 +345,7 @@ def _isolated(history: History) -> Iterator[Violation]:
     for call in history.calls.values():
         names = call.ids
         asked = history.begun_by(next(iter(names))) if names else None
-        got = [token for event in call.of("delta") for token in event["tokens"]][:length]
+        got = _received(call)[:length]
         if asked is None or call.asked.get("after", 0) or len(got) < length:
             continue
         owner = begins.get(tuple(got))
@@ -343,6 +368,10 @@ def _complete(history: History) -> Iterator[Violation]:
 
 def _tokens(entry: Event) -> list[int]:
     return [token for _, _, tokens in entry["entries"] for token in tokens]
+
+
+def _received(call: _Call) -> list[int]:
+    return [token for event in call.of("delta") for token in event["tokens"]]
 
 
 def _digest(tokens: Sequence[int]) -> str:

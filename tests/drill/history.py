@@ -12,7 +12,8 @@ Every event has `at`, seconds since the epoch on the machine's clock, and `kind`
 
 and the harness writes
 
-- `drill`, first: `name`, `seed`, `engine`, `allowed` (reasons that may reach a user here), `settings`
+- `drill`, first: `name`, `seed`, `engine`, `allowed` (reasons that may reach a user here), `may_exit`,
+  `drops_finished`, `settings`
 - `expected`, for an engine that computes a model: `prompt`, `max_tokens`, `tokens` and `text` of an undisturbed run
 - `fault` and `healed`: `fault`, `target`, and what describes it
 - `exit`, when a process ends: `process`, `pid`, `status`, `wanted` (the harness ended it)

@@ -20,6 +20,7 @@ from tokenrelay.errors import TokenrelayError, UnavailableError
 from tokenrelay.v1 import generation_pb2 as g
 
 PATIENCE = 60.0  # seconds without progress after which a user gives up, which is then told as a failure
+PAUSE = 0.2  # seconds that a user who got an error takes before the next call
 DETACH = g.DISCONNECT_POLICY_DETACH
 
 
@@ -111,8 +112,11 @@ class Load:
             while not self._stopping:
                 kind = chance.choices(list(self._weights), weights=list(self._weights.values()))[0]
                 call = next(self._numbers)
+                failed = len(self.failed)
                 await self._does[kind](client, targets, chance, call, self.wishes(chance, call))
                 self.calls += 1
+                if len(self.failed) > failed:
+                    await asyncio.sleep(PAUSE)
 
     def _note_call(self, call: int, client: str, method: str, wish: Wish) -> str:
         key = f"drill-{call}"

@@ -158,6 +158,7 @@ async def set_up(
     changes: Mapping[str, Changes] | None = None,
     allowed: tuple[str, ...] = (),
     may_exit: tuple[str, ...] = (),
+    drops_finished: bool = False,
     **settings: object,
 ) -> AsyncIterator[Stage]:
     """Starts a stack; after the block users are let go, all comes to rest and is written down, and the stack ends.
@@ -167,6 +168,7 @@ async def set_up(
         changes: what is different for single processes.
         allowed: reasons of errors that may reach a user.
         may_exit: processes that may end by themselves.
+        drops_finished: whether Redis is so short of memory that finished generations go before their time.
         settings: as for `make up`; by default two gateways, and two workers with a simulated engine each.
     """
     chosen = {"engine": "simulated", "model": "drill", "gateways": 2, "workers": 2, **settings}
@@ -176,6 +178,7 @@ async def set_up(
         engine=chosen["engine"],
         allowed=allowed,
         may_exit=may_exit,
+        drops_finished=drops_finished,
         settings={name: str(value) for name, value in chosen.items()},
     )
     cluster = Cluster(drill.folder, drill.history, {**COMMON, **(common or {})}, changes, **chosen)

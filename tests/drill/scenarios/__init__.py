@@ -4,9 +4,29 @@ import inspect
 from types import ModuleType
 
 from tests.drill.scenario import Scenario
-from tests.drill.scenarios import kills, mixed, pauses, redis_restarts, rolling_restart, takeover
+from tests.drill.scenarios import (
+    data_loss,
+    kills,
+    memory,
+    mixed,
+    pauses,
+    redis_restarts,
+    rolling_restart,
+    takeover,
+    vllm_kills,
+)
 
-MODULES: tuple[ModuleType, ...] = (mixed, kills, takeover, pauses, redis_restarts, rolling_restart)
+MODULES: tuple[ModuleType, ...] = (
+    mixed,
+    kills,
+    takeover,
+    pauses,
+    redis_restarts,
+    rolling_restart,
+    memory,
+    data_loss,
+    vllm_kills,
+)
 
 SCENARIOS: dict[str, tuple[Scenario, str]] = {
     module.__name__.rpartition(".")[2]: (module.run, (inspect.getdoc(module) or "").partition("\n")[0]) for module in MODULES

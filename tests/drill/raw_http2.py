@@ -1,0 +1,269 @@
+"""A raw HTTP/2 connection: its frames are made by hand, so that wrong, slow and half ones can be sent too.
+
+The library is hpack, by the makers of h2, because answers are compressed; h2 itself would refuse to send what is wrong.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import TracebackType
+
+import hpack
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+INITIAL_WINDOW_SIZE = 4  # a setting's number
+WINDOW = 65_535  # what a connection and a stream may have under way before anything is granted
+MOST = 2**31 - 1
+FRAME_BYTES = 16_384
+CANCEL = 8  # an error code
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+
+class Frame(IntEnum):
+    """The kinds of frames."""
+
+    DATA = 0
+    HEADERS = 1
+    RST_STREAM = 3
+    SETTINGS = 4
+    PING = 6
+    GOAWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
+
+
+@dataclass
+class Answer:
+    """What came back on a stream.
+
+    Attributes:
+        fields: headers and trailers.
+        reset: the error code with which the server broke it off.
+        cut: whether the connection ended before the stream did.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+    reset: int | None = None
+    cut: bool = False
+
+    @property
+    def status(self) -> int | None:
+        """The gRPC status; None if there was none."""
+        found = self.fields.get("grpc-status")
+        return None if found is None else int(found)
+
+    @property
+    def text(self) -> str:
+        return self.fields.get("grpc-message", "")
+
+    def messages(self) -> list[bytes]:
+        """Returns the whole messages of the body."""
+        found, place = [], 0
+        while place + 5 <= len(self.body):
+            (size,) = struct.unpack_from(">I", self.body, place + 1)
+            found.append(bytes(self.body[place + 5 : place + 5 + size]))
+            place += 5 + size
+        return found
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Returns a frame's bytes."""
+    return len(payload).to_bytes(3, "big") + bytes((kind & 0xFF, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def header_block(fields: Fields) -> bytes:
+    """Returns header fields as literals that leave no trace in the other side's table."""
+    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
+
+
+def message(payload: bytes, *, flag: int = 0, length: int | None = None) -> bytes:
+    """Returns gRPC's prefix and a message; the prefix may lie."""
+    return bytes((flag,)) + (len(payload) if length is None else length).to_bytes(4, "big") + payload
+
+
+def request_fields(path: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Returns the header fields of a good gRPC request."""
+    return [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path),
+        (b":authority", b"drill"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+        *more,
+    ]
+
+
+def _text(value: bytes) -> bytes:
+    if len(value) < 127:
+        return bytes((len(value),)) + value
+    out, rest = bytearray((127,)), len(value) - 127
+    while rest > 127:
+        out.append(rest & 127 | 128)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out) + value
+
+
+class RawConnection:
+    """One connection. What comes is always read; pings and settings are answered only if it is polite.
+
+    Args:
+        window: what the server may send on a stream before it is granted more, which never happens.
+    """
+
+    def __init__(self, target: str, *, polite: bool = True, window: int = 2**24) -> None:
+        self._host, _, port = target.rpartition(":")
+        self._port = int(port)
+        self._polite = polite
+        self._window = window
+        self._decoder = hpack.Decoder(max_header_list_size=2**20)
+        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self._partial: dict[int, Answer] = {}
+        self._next_stream = 1
+        self._credit = WINDOW  # for all that is sent
+        self._granted = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self.is_open = False
+
+    async def __aenter__(self) -> "RawConnection":
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self, *, preface: bool = True) -> None:
+        """Connects and, if it is to, says hello as HTTP/2 does."""
+        reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        self._writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.is_open = True
+        self._reading = asyncio.create_task(self._read(reader))
+        if preface:
+            settings = struct.pack(">HI", INITIAL_WINDOW_SIZE, self._window)
+            grant = frame(Frame.WINDOW_UPDATE, 0, 0, (MOST - WINDOW).to_bytes(4, "big"))
+            self.send(PREFACE + frame(Frame.SETTINGS, 0, 0, settings) + grant)
+
+    def send(self, data: bytes) -> None:
+        """Sends bytes as they are; what a broken connection does not take is lost."""
+        if self.is_open and self._writer is not None:
+            with suppress(OSError, RuntimeError):
+                self._writer.write(data)
+
+    async def flush(self) -> None:
+        """Waits until the machine has taken what was sent."""
+        if self._writer is not None:
+            with suppress(OSError):
+                await self._writer.drain()
+
+    def new_stream(self) -> int:
+        stream, self._next_stream = self._next_stream, self._next_stream + 2
+        return stream
+
+    def expect(self, stream: int) -> asyncio.Future[Answer]:
+        """Returns what will hold a stream's answer."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if self.is_open:
+            self._answers[stream], self._partial[stream] = answer, Answer()
+        else:
+            answer.set_result(Answer(cut=True))
+        return answer
+
+    def begin(self, fields: Fields, body: bytes | None = None) -> tuple[int, asyncio.Future[Answer]]:
+        """Sends headers, and a small body with the end of the stream if there is one."""
+        stream = self.new_stream()
+        answer = self.expect(stream)
+        self.send(frame(Frame.HEADERS, END_HEADERS, stream, header_block(fields)))
+        if body is not None:
+            self._credit -= len(body)
+            self.send(frame(Frame.DATA, END_STREAM, stream, body))
+        return stream, answer
+
+    async def call(self, fields: Sequence[tuple[bytes, bytes]], body: bytes) -> Answer:
+        """Makes a call and returns its answer; a body of any size is sent as fast as the server grants it."""
+        stream, answer = self.begin(fields)
+        place = 0
+        while True:
+            part = body[place : place + min(FRAME_BYTES, max(0, self._credit))]
+            place += len(part)
+            self._credit -= len(part)
+            self.send(frame(Frame.DATA, END_STREAM if place == len(body) else 0, stream, part))
+            if place == len(body):
+                return await answer
+            if self._credit <= 0:
+                self._granted.clear()
+                granted = asyncio.create_task(self._granted.wait())
+                await asyncio.wait({granted, answer}, return_when=asyncio.FIRST_COMPLETED)
+                granted.cancel()
+            if answer.done():
+                return await answer
+
+    def reset(self, stream: int, code: int = CANCEL) -> None:
+        """Breaks a stream off."""
+        self._answers.pop(stream, None)
+        self._partial.pop(stream, None)
+        self.send(frame(Frame.RST_STREAM, 0, stream, code.to_bytes(4, "big")))
+
+    async def close(self) -> None:
+        """Hangs up, in the middle of whatever is under way."""
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reading
+        if self._writer is not None:
+            self._writer.transport.abort()
+        self._end()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readexactly(9)
+                payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+                self._take(head[3], head[4], int.from_bytes(head[5:], "big") & MOST, payload)
+        self._end()
+
+    def _end(self) -> None:
+        self.is_open = False
+        for stream, answer in self._answers.items():
+            if not answer.done():
+                self._partial[stream].cut = True
+                answer.set_result(self._partial[stream])
+        self._answers.clear()
+        self._partial.clear()
+        self._granted.set()
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == Frame.HEADERS:
+            self._take_fields(stream, payload)
+        elif kind == Frame.DATA and stream in self._partial:
+            self._partial[stream].body += payload
+        elif kind == Frame.RST_STREAM and stream in self._partial:
+            self._partial[stream].reset = int.from_bytes(payload, "big")
+        elif kind == Frame.WINDOW_UPDATE:
+            # Streams have as much room as the connection for the sizes that are sent here.
+            self._credit += int.from_bytes(payload, "big") if stream == 0 else 0
+            self._granted.set()
+        elif kind in (Frame.SETTINGS, Frame.PING) and not flags & ACK and self._polite:
+            self.send(frame(kind, ACK, 0, payload if kind == Frame.PING else b""))
+        if stream in self._answers and (
+            kind == Frame.RST_STREAM or (kind in (Frame.HEADERS, Frame.DATA) and flags & END_STREAM)
+        ):
+            answer = self._answers.pop(stream)
+            if not answer.done():
+                answer.set_result(self._partial.pop(stream))
+
+    def _take_fields(self, stream: int, payload: bytes) -> None:
+        # Every block must be decoded, since the table is the connection's.
+        for name, value in self._decoder.decode(payload, raw=True):
+            if stream in self._partial:
+                self._partial[stream].fields[name.decode("latin-1")] = value.decode("latin-1")
