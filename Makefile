@@ -5,7 +5,7 @@ VENV := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up down status logs test test-gpu lint format verify generate reference lock model clean
+.PHONY: help setup setup-dev demo up down status logs test test-gpu drill drill-long lint format verify generate reference lock model clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,12 @@ test: setup-dev ## Runs lint and all tests that need no GPU
 
 test-gpu: setup-dev ## Runs the tests that need a GPU
 	@$(VENV)/pytest -m gpu
+
+drill: setup-dev ## Kills, pauses and cuts off everything under load, about 10 minutes; NAMES= SEED=
+	@$(VENV)/python -m tests.drill $(NAMES) $(if $(SEED),--seed $(SEED))
+
+drill-long: setup-dev ## The same at the size of docs/promises.md, about an hour
+	@$(VENV)/python -m tests.drill $(NAMES) $(if $(SEED),--seed $(SEED)) --long
 
 lint: setup-dev ## ruff, mypy, import-linter, buf, and that the stubs are what the protos give
 	@$(VENV)/ruff check .

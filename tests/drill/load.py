@@ -50,6 +50,7 @@ class Load:
         targets: the gateways.
         users: how many at a time; each has one generation, and with it at least one stream, open at all times.
         kinds: what they do, by name, with weights; by default all that a user can do.
+        first: the number of their first call; no two loads of a drill may share numbers.
     """
 
     targets: Sequence[str]
@@ -58,13 +59,14 @@ class Load:
     users: int
     wishes: Wishes = for_the_simulated_engine
     kinds: dict[str, int] | None = None
+    first: int = 1
     calls: int = 0
     tokens: int = 0
     finished: int = 0
     failed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(self.first)
         self._stopping = False
         self._running: list[asyncio.Task[None]] = []
         self._does = {

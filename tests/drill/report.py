@@ -50,17 +50,20 @@ def result_of(drill: Drill, story: str, seed: str, seconds: float, events: Itera
     """Counts what a history holds."""
     result = Result(drill.name, story, seed, round(seconds, 1), bars=drill.bars, figures=drill.figures)
     faults: Counter[str] = Counter()
+    generations = set()
     for event in events:
         kind = event["kind"]
         if kind == "call":
             result.calls += 1
+        elif kind == "accepted":
+            generations.add(event["id"])
         elif kind == "log":
-            result.generations += 1
+            generations.add(event["id"])
             result.tokens += sum(len(tokens) for _, _, tokens in event["entries"])
             result.taken_over += len(event["attempts"])
         elif kind == "fault":
             faults[event["fault"]] += 1
-    result.faults = dict(faults)
+    result.generations, result.faults = len(generations), dict(faults)
     return result
 
 

@@ -19,7 +19,7 @@ from tests.drill.scenario import Drill
 from tests.support.waiting import eventually
 from tokenrelay.errors import TokenrelayError
 
-START_SECONDS = 120.0  # a real engine loads for a while
+START_SECONDS = 300.0  # two real engines load for a while on few cores
 REST_SECONDS = 90.0  # for what runs to end, and for what nobody reads to be cancelled
 SHOW_SECONDS = 5.0
 LEASE_SECONDS = 1.0

@@ -5,13 +5,18 @@ from types import ModuleType
 
 from tests.drill.scenario import Scenario
 from tests.drill.scenarios import (
+    clocks,
     data_loss,
     kills,
+    link_down,
     memory,
     mixed,
+    network,
     pauses,
+    poison,
     redis_restarts,
     rolling_restart,
+    slow_disk,
     takeover,
     vllm_kills,
 )
@@ -23,8 +28,13 @@ MODULES: tuple[ModuleType, ...] = (
     pauses,
     redis_restarts,
     rolling_restart,
+    slow_disk,
     memory,
     data_loss,
+    network,
+    link_down,
+    clocks,
+    poison,
     vllm_kills,
 )
 

@@ -1,11 +1,13 @@
 """kill -9 of a real vLLM engine every 30 seconds, two engines, greedy: every answer is that of an undisturbed run."""
 
 import asyncio
+import os
 from random import Random
 from typing import Any
 
 from clients import AsyncClient
 from tests.drill import nemesis
+from tests.drill.cluster import Changes
 from tests.drill.load import Load, Wish
 from tests.drill.scenario import Drill
 from tests.drill.stage import Stage, set_up
@@ -30,8 +32,17 @@ def _wish(chance: Random, _: int) -> Wish:
     return Wish(chance.choice(PROMPTS), GREEDY)
 
 
+def _on_cores_of_their_own() -> dict[str, Changes]:
+    """Spreads the engines over the cores; by itself vLLM's CPU build puts each one on the first."""
+    cores = sorted(os.sched_getaffinity(0))
+    return {
+        f"engine-{number + 1}": Changes({"VLLM_CPU_OMP_THREADS_BIND": core, "TOKENRELAY_ENGINE_CORE_CPUS": core})
+        for number, core in enumerate((str(cores[0]), str(cores[-1])))
+    }
+
+
 async def run(drill: Drill) -> None:
-    async with set_up(drill, engine="vllm", model="models/demo") as stage:
+    async with set_up(drill, changes=_on_cores_of_their_own(), engine="vllm", model="models/demo") as stage:
         await _note_undisturbed(drill, stage)
         load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS, wishes=_wish))
         for number in range(10 if drill.long else 2):
