@@ -12,6 +12,14 @@ local watermark = tonumber(ARGV[7])
 local taken_over, expired, cancelled, dropped, ended = 0, 0, 0, 0, {}
 allow_out_of_memory()
 
+-- When Redis' clock is set back, what was due by the old time would be looked at much too late, and a dead owner's lease
+-- would last until the old time comes round again. So all is looked at now, and no lease counts for longer than a new one.
+local seen = tonumber(redis.call('HGET', PREFIX .. 'server', 'seen') or 0)
+if seen > NOW + lease then
+    for _, id in ipairs(redis.call('ZRANGE', DUE, 0, -1)) do redis.call('ZADD', DUE, NOW, id) end
+end
+local LONGEST_LEASE = 10 * lease  -- processes may differ for a while, when the setting is changed
+
 local leases_count = NOW >= back_since(lease) + lease
 redis.call('HSET', PREFIX .. 'server', 'seen', NOW)
 
@@ -28,6 +36,9 @@ local function decide(id)
             if state == EXPIRED then expired = expired + 1 else cancelled = cancelled + 1 end
             return
         end
+    elseif tonumber(record.lease or 0) > NOW + LONGEST_LEASE then
+        record.lease = NOW + lease
+        redis.call('HSET', record_key(id), 'lease', record.lease)
     elseif passed(record.lease) and leases_count then
         requeue(id, record)
         record.state = QUEUED
