@@ -87,11 +87,11 @@ class SimulatedEngine:
             continuation.refuse_if_impossible(params)
         prompt = sink.measured.prompt_tokens = prompt_tokens(request.spec)
         limit = max_tokens(prompt, request.spec, settings.simulated_max_model_len, settings.default_max_tokens)
-        sink.measured.queued_ns = time.monotonic_ns()
         run = _Run(self)
         for index in range(request.choices):
             choice = self._choice(request, index, limit, sink)
             if choice is not None:
+                sink.measured.queued_ns = sink.measured.queued_ns or time.monotonic_ns()
                 run.choices.append(choice)
                 self._queued.append(choice)
         self._work.set()

@@ -327,7 +327,9 @@ REFUSALS = ("QUEUE_FULL", "STORE_FULL", "INVALID_REQUEST", "MODEL_NOT_FOUND", "M
 def _idle(history: History) -> Iterator[Violation]:
     for event in history.others["idle"]:
         for what in ("pending", "queued", "running", "due", "depth", "without_expiry"):
-            if event.get(what):
+            if what not in event:
+                yield Violation("idle", what, "nobody could look at it afterwards")
+            elif event[what]:
                 yield Violation("idle", what, f"afterwards there was still {event[what]}")
     for name, entry in history.logs.items():
         if entry["terminals"] != 1 and name not in history.calls_of:
@@ -364,6 +366,8 @@ def _alive(history: History) -> Iterator[Violation]:
 def _complete(history: History) -> Iterator[Violation]:
     if not history.others["end"]:
         yield Violation("complete", "the history", "it breaks off")
+    elif not history.others["idle"]:
+        yield Violation("complete", "the history", "it does not say whether all came to rest")
 
 
 def _tokens(entry: Event) -> list[int]:

@@ -92,7 +92,7 @@ class Load:
         self._running = [asyncio.create_task(self._user(Random(self.chance.random()))) for _ in range(self.users)]
 
     async def stop(self) -> None:
-        """Lets every user finish what it has begun. Fails with what a user did not expect."""
+        """Lets every user finish what it has begun, at least one call. Fails with what a user did not expect."""
         self._stopping = True
         await asyncio.gather(*self._running)
 
@@ -111,12 +111,14 @@ class Load:
         targets = list(self.targets)
         chance.shuffle(targets)
         async with AsyncClient(targets, retry=RetryPolicy(give_up_after=PATIENCE)) as client:
-            while not self._stopping:
+            while True:
                 kind = chance.choices(list(self._weights), weights=list(self._weights.values()))[0]
                 call = next(self._numbers)
                 failed = len(self.failed)
                 await self._does[kind](client, targets, chance, call, self.wishes(chance, call))
                 self.calls += 1
+                if self._stopping:
+                    return
                 if len(self.failed) > failed:
                     await asyncio.sleep(PAUSE)
 

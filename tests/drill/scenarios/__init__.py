@@ -7,6 +7,7 @@ from tests.drill.scenario import Scenario
 from tests.drill.scenarios import (
     clocks,
     data_loss,
+    failpoints,
     kills,
     link_down,
     memory,
@@ -24,6 +25,7 @@ from tests.drill.scenarios import (
 MODULES: tuple[ModuleType, ...] = (
     mixed,
     kills,
+    failpoints,
     takeover,
     pauses,
     redis_restarts,

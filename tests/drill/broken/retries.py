@@ -1,0 +1,27 @@
+"""redis-py repeats by itself what got no answer, and an append that comes twice is appended twice."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import redis.asyncio
+
+from tests.drill.broken import scripts
+from tokenrelay.token_log.connection import RedisConnection
+
+
+def install() -> None:
+    from_url = redis.asyncio.Redis.from_url
+    its_own = inspect.signature(redis.asyncio.Redis.__init__).parameters["retry"].default
+
+    def with_its_own_retries(_: type[redis.asyncio.Redis], /, url: str, **options: Any) -> redis.asyncio.Redis:
+        assert options["retry"].get_retries() == 0 < its_own.get_retries()
+        return from_url(url, **{**options, "retry": its_own})
+
+    async def once(self: RedisConnection, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
+        return await self._once(call)
+
+    redis.asyncio.Redis.from_url = classmethod(with_its_own_retries)  # type: ignore[method-assign, assignment]
+    # Ours are off, so that what comes twice is redis-py's doing.
+    RedisConnection._retried = once  # type: ignore[method-assign]
+    scripts.alter(append=[scripts.APPEND_AT_THE_END], finish=[scripts.FINISH_ANYWHERE])
