@@ -27,7 +27,7 @@ async def run(drill: Drill) -> None:
         changes = {name: Changes(clock.environment()) for name, clock in clocks.items()}
         async with set_up(drill, common=RETENTION, changes=changes) as stage:
             load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
-            for _ in range(4 if drill.long else 1):
+            for _ in range(2 if drill.long else 1):
                 for name, clock in clocks.items():
                     for seconds in (HOUR, -HOUR, -HOUR, HOUR):
                         await stage.last(1.5)

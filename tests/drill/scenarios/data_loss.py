@@ -14,7 +14,7 @@ LONGEST_WAIT = 5.0  # seconds; the watch's length, within which gateways look at
 
 
 async def run(drill: Drill) -> None:
-    losses = 6 if drill.long else 2
+    losses = 3 if drill.long else 1
     async with set_up(drill, allowed=(*LOST, *UNKNOWN)) as stage:
         stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
         for _ in range(losses):

@@ -42,7 +42,7 @@ async def run(drill: Drill) -> None:
     missed: list[str] = []
     async with set_up(drill, common=common, changes=changes, may_exit=tuple(names)) as stage:
         load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS, wishes=short_answers))
-        rounds = 3 if drill.long else 1
+        rounds = 2 if drill.long else 1
         for point in itertools.chain.from_iterable(_one_round(drill.random) for _ in range(rounds)):
             pid = await _hit(stage, points, point)
             points.disarm()

@@ -12,7 +12,7 @@ EVERY = 3.0  # seconds
 async def run(drill: Drill) -> None:
     async with set_up(drill) as stage:
         load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
-        for _ in range(100 if drill.long else 20):
+        for _ in range(100 if drill.long else 15):
             await stage.last(EVERY)
             await nemesis.kill(stage, drill.random.choice(list(stage.cluster.members)))
         await stage.last(EVERY)

@@ -36,7 +36,7 @@ async def run(drill: Drill) -> None:
         changes = {"worker-1": Changes(environment, prefix=network.command_prefix)}
         async with set_up(drill, changes=changes, port=port) as stage:
             load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
-            for _ in range(12 if drill.long else 3):
+            for _ in range(6 if drill.long else 2):
                 await stage.last(3.0)
                 stage.note_fault("link down", "worker-1")
                 network.take_down()

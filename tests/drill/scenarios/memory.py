@@ -17,7 +17,7 @@ async def run(drill: Drill) -> None:
         client = redis.asyncio.Redis(port=stage.cluster.redis_port)
         memory = RedisMemory(client)
         refused = accepted_later = 0
-        for _ in range(6 if drill.long else 2):
+        for _ in range(3 if drill.long else 1):
             await stage.last(5.0)
             stage.note_fault("little memory", "redis")
             await memory.exhaust(headroom=await memory.used() // 10)  # above the watermark: what has ended makes room

@@ -38,7 +38,7 @@ async def run(drill: Drill) -> None:
         async with set_up(drill, changes=changes, port=port) as stage:
             targets = [stage.cluster.targets[0], address["clients to gateway-2"]]
             load = stage.add(Load(targets, drill.history, drill.random, USERS))
-            for number in range(60 if drill.long else 12):
+            for number in range(30 if drill.long else 12):
                 await stage.last(drill.random.uniform(0.5, 1.5))
                 way = drill.random.choice(list(proxies))
                 fault = FAULTS[number % len(FAULTS)]

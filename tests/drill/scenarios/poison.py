@@ -13,7 +13,7 @@ READERS = {"reads": 1, "reads_by_stub": 1}
 
 
 async def run(drill: Drill) -> None:
-    poisons = 12 if drill.long else 4
+    poisons = 4 if drill.long else 2
     engines = ("engine-1", "engine-2")
     async with set_up(drill, common={"TOKENRELAY_HANG_SECONDS": HANG_SECONDS}, allowed=(DEAD,), may_exit=engines) as stage:
         load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))

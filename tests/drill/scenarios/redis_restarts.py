@@ -13,7 +13,7 @@ UP = 5.0  # seconds between a return and the next death
 async def run(drill: Drill) -> None:
     async with set_up(drill) as stage:
         load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
-        for _ in range(20 if drill.long else 4):
+        for _ in range(8 if drill.long else 3):
             await stage.last(UP)
             await nemesis.kill(stage, "redis", AWAY)
         await stage.last(UP)

@@ -18,7 +18,7 @@ async def run(drill: Drill) -> None:
         owned.callback(disk.close)
         async with set_up(drill, changes={"redis": Changes(disk.environment())}) as stage:
             load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
-            for number in range(20 if drill.long else 5):
+            for number in range(8 if drill.long else 4):
                 await stage.last(2.0)
                 milliseconds = drill.random.randint(100, 1500)
                 stage.note_fault("slow fsync", "redis", milliseconds=milliseconds)

@@ -13,7 +13,7 @@ READERS = {"reads": 1, "reads_by_stub": 1}
 async def run(drill: Drill) -> None:
     async with set_up(drill) as stage:
         stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS, kinds=READERS))
-        for number in range(50 if drill.long else 8):
+        for number in range(25 if drill.long else 6):
             await stage.last(EVERY)
             await nemesis.kill(stage, f"worker-{number % 2 + 1}")
         await stage.last(EVERY)
