@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 RENEWALS_PER_LEASE = 5
 STORE_FULL_PAUSE = 1.0  # seconds
+VERDICT_SECONDS = 2.0  # at most, and half a lease, to find out whether a lost engine has died
+SESSION_OVER = "the session with the engine service is over"
 
 
 class WorkerApplication:
@@ -119,25 +121,43 @@ class WorkerApplication:
         intake = Intake(self._worker_id, self._store, self._settings.prefetch, self._metrics, self._link.is_serving)
         self._metrics.slots.set(model.slots)
         async with self._link.session() as session:
-            shift = Shift(model, session, self._store, self._reports, self._metrics, intake.changed, intake.refused)
+            shift = Shift(
+                *(self._worker_id, model, session, self._store, self._reports, self._metrics),
+                *(intake.changed, intake.refused),
+            )
             self._shift, self._intake = shift, intake
             self._metrics.engine_up.set(1)
             log.info("at work", model=model.model, engine=model.engine, slots=model.slots)
             try:
                 await self._run_together(shift, intake)
+            except* EngineLostError as group:
+                if not _ended_in_order(group):
+                    await asyncio.shield(self._look_for_the_cause(shift))
+                raise
             finally:
                 self._shift = self._intake = None
                 self._metrics.engine_up.set(0)
                 await asyncio.shield(self._leave(shift))
 
+    async def _look_for_the_cause(self, shift: Shift) -> None:
+        """Hands back what has given tokens, then asks whether the engine has died: that counts against the others."""
+        if await shift.hand_back_proven(SESSION_OVER):
+            patience = min(VERDICT_SECONDS, self._settings.lease_seconds / 2)
+            if await self._link.has_died(shift.model.instance, patience):
+                shift.note_engine_death()
+
     async def _run_together(self, shift: Shift, intake: Intake) -> None:
         def has_room() -> bool:
-            return intake.is_empty and shift.used_slots < shift.model.slots
+            return intake.wants_more and shift.used_slots < shift.model.slots
+
+        def is_idle() -> bool:
+            return intake.is_idle and not shift.running
 
         def knows(generation_id: str) -> bool:
             return shift.owns(generation_id) or intake.knows(generation_id)
 
-        recovery = Recovery(self._worker_id, self._store, self._registry, knows, has_room)
+        recovery = Recovery(self._worker_id, self._store, self._registry, knows, has_room, is_idle, intake.adopt)
+        await recovery.adopt_at_first(shift.model.model)
         async with asyncio.TaskGroup() as tasks:
             helpers = [
                 tasks.create_task(work)
@@ -146,6 +166,7 @@ class WorkerApplication:
                     self._renew(shift),
                     self._listen(shift),
                     self._announce(shift),
+                    intake.look_after_suspects(),
                     recovery.run(shift.model.model),
                 )
             ]
@@ -162,7 +183,7 @@ class WorkerApplication:
             await shift.hand_back_all("this worker stops")
 
     async def _leave(self, shift: Shift) -> None:
-        await shift.hand_back_all("the session with the engine service is over")
+        await shift.hand_back_all(SESSION_OVER)
         try:
             await self._registry.leave(self._worker_id, shift.model.model)
         except StoreUnavailableError:
@@ -197,7 +218,7 @@ class WorkerApplication:
             fingerprint=description.fingerprint,
             workers=1,
             slots=description.slots,
-            running=shift.used_slots,
+            running=min(shift.used_slots, description.slots),
         )
         return store_pb2.WorkerAnnouncement(worker_id=self._worker_id, model=model, draining=self._draining)
 
@@ -211,3 +232,7 @@ class WorkerApplication:
 
     async def stop(self) -> None:
         await self._resources.aclose()
+
+
+def _ended_in_order(group: ExceptionGroup[EngineLostError]) -> bool:
+    return all(isinstance(error, EngineLostError) and error.in_order for error in group.exceptions)

@@ -1,14 +1,18 @@
 """The worker's line to its engine service: waits until it serves, describes it, and runs sessions."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from tokenrelay.engine.v1 import engine_service_pb2, engine_service_pb2_grpc
+from tokenrelay.errors import EngineUnavailableError
+from tokenrelay.status import from_status
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +25,15 @@ Call = grpc.aio.StreamStreamCall  # of RunSession
 
 
 class EngineLostError(Exception):
-    """The session with the engine service broke."""
+    """The session with the engine service is over.
+
+    Attributes:
+        in_order: whether the engine service ended it by itself, and so has not died.
+    """
+
+    def __init__(self, message: str, *, in_order: bool = False) -> None:
+        super().__init__(message)
+        self.in_order = in_order
 
 
 class EngineLink:
@@ -37,6 +49,7 @@ class EngineLink:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.keepalive_time_ms", milliseconds),
                 ("grpc.keepalive_timeout_ms", milliseconds),
+                ("grpc.http2.ping_timeout_ms", milliseconds),  # without it, an unanswered ping is waited for a minute
                 ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 100),
@@ -72,6 +85,36 @@ class EngineLink:
         except grpc.aio.AioRpcError:
             return False
 
+    async def has_died(self, instance: str, patience: float) -> bool:
+        """Tells whether an engine service's process is known to have died.
+
+        It has if nobody listens at its address, or another process does. One that is cut off, or too busy to answer, counts
+        as alive, and so does one that has not been told apart when the patience, in seconds, is over.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                while True:
+                    gone = await self._is_gone(instance)
+                    if gone is not None:
+                        return gone
+                    await asyncio.sleep(FIRST_BACKOFF)
+        except TimeoutError:
+            return False
+
+    async def _is_gone(self, instance: str) -> bool | None:
+        """Asks once; None if that tells nothing."""
+        try:
+            await _knock(self._address)
+            description = await self._engine.DescribeEngine(engine_service_pb2.DescribeEngineRequest(), timeout=CALL_SECONDS)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return None
+        except grpc.aio.AioRpcError as error:
+            # One that says so has only begun to load, so it is not the one that had a session.
+            return True if _reason(error) == EngineUnavailableError.reason else None
+        return bool(description.instance != instance)
+
     async def _check_health(self) -> bool:
         answer = await self._health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=CALL_SECONDS)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -87,6 +130,33 @@ class EngineLink:
         finally:
             sending.cancel()
             call.cancel()
+
+
+async def _knock(address: str) -> None:
+    """Connects, and leaves again.
+
+    Raises:
+        ConnectionRefusedError: nobody listens.
+        OSError: something else is wrong.
+    """
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    for position, (*_, place) in enumerate(found):
+        try:
+            _, writer = await asyncio.open_connection(*place[:2])
+        except ConnectionRefusedError:
+            if position == len(found) - 1:
+                raise
+        else:
+            writer.close()
+            return
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    """Returns ErrorInfo.reason of a failed call, empty if it failed on its way."""
+    status = rpc_status.from_call(error)
+    return "" if status is None else from_status(status).reason
 
 
 class EngineSession:
@@ -134,4 +204,4 @@ class EngineSession:
                 yield frame
         except grpc.aio.AioRpcError as error:
             raise EngineLostError(f"{error.code().name}: {error.details()}") from error
-        raise EngineLostError("the engine service ended the session")
+        raise EngineLostError("the engine service ended the session", in_order=True)

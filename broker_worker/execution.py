@@ -25,8 +25,12 @@ class Execution:
         key: the number that the engine session knows it by.
         fence: what lets this worker write, and no other.
         last: the log's last sequence, as far as this worker has written it.
+        slots: how many of the engine's slots it takes: a suspect all of them, until it has given a token.
+        alone: whether nothing else ran when it began.
         dispatched_ns: when it was sent to the engine, on our monotonic clock.
         first_logged_us: when its first token was durably in the log, on Redis' clock, if this attempt wrote it.
+        appended: whether this attempt has written to the log.
+        engine_died: whether the engine is known to have died while it was there.
         over: whether it is out of this worker's hands.
         texts: what this attempt has put out, by index, if that may be told; else None.
     """
@@ -36,8 +40,12 @@ class Execution:
     record: Record
     span: Span
     last: int
+    slots: int
+    alone: bool = False
     dispatched_ns: int = 0
     first_logged_us: int = 0
+    appended: bool = False
+    engine_died: bool = False
     over: bool = False
     deadline: TimerHandle | None = field(default=None)
     texts: dict[int, str] | None = None
@@ -47,9 +55,9 @@ class Execution:
         return self.record.generation_id
 
     @property
-    def slots(self) -> int:
-        """How many of the engine's slots it takes."""
-        return self.record.job.n
+    def is_unproven(self) -> bool:
+        """Whether the engine has it, and this attempt has given no token: if the engine died, it may be the cause."""
+        return bool(self.dispatched_ns) and not self.appended
 
     def start_command(
         self, emitted: Sequence[engine_service_pb2.EmittedChoice], traceparent: str
@@ -78,7 +86,9 @@ class Execution:
         return Addition(self.generation_id, self.fence, before, self.last, entry.SerializeToString())
 
     def note_logged(self, at_us: int) -> None:
-        """Notes when something was durably in the log."""
+        """Notes when something was durably in the log. Others may join it in the engine from then on."""
+        self.appended = True
+        self.slots = self.record.job.n
         if not self.first_logged_us and self.record.first_us is None:
             self.first_logged_us = at_us
 

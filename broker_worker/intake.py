@@ -1,19 +1,20 @@
 """Takes generations from the queue: as many as the engine has room for, and a few more that stay unclaimed."""
 
 import asyncio
-import secrets
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
 from broker_worker.shift import Shift
+from broker_worker.waiting import Candidate, Load, Waiting, slots_of
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.metrics import WorkerMetrics
 from tokenrelay.token_log.store import GenerationStore, QueueEntry
 
 log = structlog.get_logger(__name__)
 
+LOOK_INTERVAL = 1.0  # seconds between looks at waiting suspects
 PAUSE = 0.5  # seconds after Redis could not be reached, or the engine service refused
 MOST_AT_ONCE = 64  # entries in one read or claim
 
@@ -38,8 +39,9 @@ class Intake:
         self._prefetch = prefetch
         self._metrics = metrics
         self._is_serving = is_serving
-        self._entries: deque[tuple[QueueEntry, str]] = deque()  # each with the nonce it will be claimed with
+        self._entries = Waiting()
         self._claiming: list[QueueEntry] = []
+        self._late: set[asyncio.Future[None]] = set()
         self._changed = asyncio.Event()
         self._closed = False
         self._refused = False
@@ -50,13 +52,22 @@ class Intake:
 
     def knows(self, generation_id: str) -> bool:
         """Tells whether a generation was read and is not yet in the shift's hands."""
-        waiting = (entry for entry, _ in self._entries)
-        return any(entry.generation_id == generation_id for entry in (*waiting, *self._claiming))
+        return any(entry.generation_id == generation_id for entry in (*self._entries, *self._claiming))
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing was read that is still to be claimed."""
-        return not self._entries
+    def wants_more(self) -> bool:
+        """Whether all that was read has been claimed, except for suspects that let others pass."""
+        return not self._entries.ordinary and not self._entries.holds_back
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing was read that is still to be claimed, or is being claimed."""
+        return not self._entries and not self._claiming
+
+    def adopt(self, entries: Sequence[QueueEntry]) -> None:
+        """Takes entries that another worker has read; who claims first has them."""
+        self._entries.add(entry for entry in entries if not self.knows(entry.generation_id))
+        self._report()
 
     def refused(self) -> None:
         """Claims nothing until the engine service says that it serves; others may take what is handed back."""
@@ -84,29 +95,40 @@ class Intake:
             reading = asyncio.ensure_future(
                 self._store.read_queue(model, self._worker_id, self._wanted(shift), shard, block=True)
             )
-            # If this task ends first, what is read hangs on this consumer until recovery finds it.
-            reading.add_done_callback(_forget_result)
             try:
                 found = await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                self._late.add(late := asyncio.ensure_future(self._give_back_late(model, reading)))
+                late.add_done_callback(self._late.discard)
+                raise
             except StoreUnavailableError:
                 await asyncio.sleep(PAUSE)
                 continue
-            self._entries += [(entry, secrets.token_hex(8)) for entry in found]
+            self._entries.add(found)
             self._report()
+
+    async def _give_back_late(self, model: str, reading: asyncio.Future[list[QueueEntry]]) -> None:
+        """Returns what a read brings after this intake's end. Else it would hang on this consumer until recovery finds it."""
+        with suppress(StoreUnavailableError):
+            if found := await reading:
+                await self._store.return_unclaimed(model, found)
 
     async def _claim_all(self, shift: Shift) -> None:
         """Claims what fits, in the queue's order, several in one script call."""
-        while await self._wait_until(lambda: bool(self._entries) and self._fits(shift, self._entries[0][0])):
+        while await self._wait_until(lambda: self._entries.has_next(self._load(shift))):
             if self._refused:
                 await asyncio.sleep(PAUSE)
                 self._refused = not await self._is_serving()
                 continue
             wanted = self._next_batch(shift)
             try:
-                claims = await self._store.claim(shift.model.model, shift.model.fingerprint, self._worker_id, wanted)
+                claims = await self._store.claim(
+                    *(shift.model.model, shift.model.fingerprint, self._worker_id),
+                    [(candidate.entry, candidate.nonce) for candidate in wanted],
+                )
             except StoreUnavailableError:
                 # The outcome is unknown; the same nonces will tell.
-                self._entries.extendleft(reversed(wanted))
+                self._entries.put_back(wanted)
                 self._claiming = []
                 await asyncio.sleep(PAUSE)
                 continue
@@ -125,27 +147,39 @@ class Intake:
 
     def _wanted(self, shift: Shift) -> int:
         """Returns how many generations to read: what free slots could take, and the prefetch."""
+        if self._entries.holds_back:
+            return 0
         free = max(0, shift.model.slots - self._taken(shift))
-        return min(MOST_AT_ONCE, free + self._prefetch - len(self._entries))
+        return min(MOST_AT_ONCE, free + self._prefetch - self._entries.ordinary)
 
     def _taken(self, shift: Shift) -> int:
-        return shift.used_slots + sum(entry.choices for entry in self._claiming)
+        return shift.used_slots + sum(slots_of(entry, shift.model.slots) for entry in self._claiming)
 
-    def _fits(self, shift: Shift, entry: QueueEntry) -> bool:
-        """Tells whether there is room; a generation larger than the engine has slots waits until it is alone."""
-        taken = self._taken(shift)
-        return taken + entry.choices <= shift.model.slots or taken == 0
+    def _load(self, shift: Shift) -> Load:
+        return Load(self._taken(shift), shift.model.slots, shift.has_only_cleared and not self._claiming)
 
-    def _next_batch(self, shift: Shift) -> list[tuple[QueueEntry, str]]:
-        batch: list[tuple[QueueEntry, str]] = []
-        while self._entries and len(batch) < MOST_AT_ONCE and self._fits(shift, self._entries[0][0]):
-            batch.append(self._entries.popleft())
-            self._claiming = [entry for entry, _ in batch]
+    def _next_batch(self, shift: Shift) -> list[Candidate]:
+        batch = self._entries.take(self._load(shift), MOST_AT_ONCE)
+        self._claiming = [candidate.entry for candidate in batch]
         return batch
 
+    async def look_after_suspects(self) -> None:
+        """Forgets suspects that another worker took or that have ended, and sees when one has waited for long enough."""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            suspects = self._entries.suspects
+            for entry in suspects:
+                try:
+                    still_waits = await self._store.still_waits(entry)
+                except StoreUnavailableError:
+                    break  # the others tell of it
+                if not still_waits:
+                    self._entries.forget(entry)
+            if suspects:
+                self._report()
+
     async def _hand_back(self, shift: Shift) -> None:
-        left = [entry for entry, _ in self._entries]
-        self._entries.clear()
+        left = self._entries.clear()
         self._report()
         if left:
             try:
@@ -156,8 +190,3 @@ class Intake:
     def _report(self) -> None:
         self._metrics.prefetched.set(len(self._entries))
         self._changed.set()
-
-
-def _forget_result(reading: asyncio.Future[list[QueueEntry]]) -> None:
-    if not reading.cancelled():
-        reading.exception()

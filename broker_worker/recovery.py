@@ -1,17 +1,19 @@
 """Finds queue entries that were read but will not be claimed where they are, and puts them back to the front.
 
 That happens when a worker dies, when Redis hands entries to a connection that breaks, and when one worker has read ahead
-while another one has room.
+while another one has room. Suspects, which run alone, are left to live workers until this one is idle, and then taken as they
+are: put back to the front, they would go to a busy worker again.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.token_log.registry import Registry
-from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.store import GenerationStore, QueueEntry
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +23,14 @@ OTHERS_IDLE_MS = 1_000  # after which we take what another one has read ahead, i
 
 
 class Recovery:
-    """Looks after the entries that hang on a model's consumers."""
+    """Looks after the entries that hang on a model's consumers.
+
+    Args:
+        knows: whether a generation is in this worker's hands.
+        has_room: whether it could begin more.
+        is_idle: whether it has nothing at all.
+        adopt: takes suspects that another worker has read.
+    """
 
     def __init__(
         self,
@@ -30,12 +39,16 @@ class Recovery:
         registry: Registry,
         knows: Callable[[str], bool],
         has_room: Callable[[], bool],
+        is_idle: Callable[[], bool],
+        adopt: Callable[[Sequence[QueueEntry]], None],
     ) -> None:
         self._worker_id = worker_id
         self._store = store
         self._registry = registry
         self._knows = knows
         self._has_room = has_room
+        self._is_idle = is_idle
+        self._adopt = adopt
 
     async def run(self, model: str) -> None:
         """Looks until cancelled."""
@@ -44,8 +57,14 @@ class Recovery:
             try:
                 for shard in self._store.shards:
                     await self.recover_once(model, shard)
+                await self.adopt_once(model)
             except StoreUnavailableError:
                 log.warning("redis is away; nothing is recovered")
+
+    async def adopt_at_first(self, model: str) -> None:
+        """Takes suspects before this worker has begun anything else: an engine that was just started is the best for them."""
+        with suppress(StoreUnavailableError):
+            await self.adopt_once(model)
 
     async def recover_once(self, model: str, shard: int) -> int:
         """Puts back what hangs where it should not; returns how many entries."""
@@ -60,6 +79,24 @@ class Recovery:
                 await self._store.forget_consumer(model, shard, consumer)
         return recovered
 
+    async def adopt_once(self, model: str) -> int:
+        """Takes the suspects that other live workers have read, if this one is idle; returns how many."""
+        if not self._is_idle() or (await self._store.depth(model)).generations == 0:
+            return 0
+        live = await self._registry.live_workers() - {self._worker_id}
+        found = [
+            entry
+            for shard in self._store.shards
+            for consumer, pending in (await self._store.hanging(model, shard)).items()
+            if pending and consumer in live
+            for entry in await self._store.hanging_entries(model, shard, consumer, 0)
+            if entry.is_suspect and await self._store.still_waits(entry)
+        ]
+        if found:
+            self._adopt(found)
+            log.info("suspects taken from busy workers", entries=len(found))
+        return len(found)
+
     async def _recover_from(self, model: str, shard: int, consumer: str, *, dead: bool) -> int:
         if consumer == self._worker_id:
             idle_ms = OWN_IDLE_MS
@@ -71,6 +108,8 @@ class Recovery:
             return 0
         entries = await self._store.hanging_entries(model, shard, consumer, idle_ms)
         lost = [entry for entry in entries if not self._knows(entry.generation_id)]
+        if consumer != self._worker_id and not dead:
+            lost = [entry for entry in lost if not entry.is_suspect]
         # Those that are claimed are refused by the script; only waiting ones go back.
         outcomes = await self._store.return_unclaimed(model, lost) if lost else []
         recovered = sum(outcome == "OK" for outcome in outcomes)

@@ -85,6 +85,12 @@ class Reports:
         report = log.info if terminal.state == generation_pb2.GENERATION_STATE_FINISHED else log.warning
         report("generation ended", generation_id=record.generation_id, state=state, **facts, **content)
 
+    def set_aside(self, execution: Execution, terminal: store_pb2.Terminal, finished_us: int) -> None:
+        """Tells of a generation that has become a dead letter."""
+        self._metrics.dead_letters.inc()
+        log.error("generation set aside as a dead letter", generation_id=execution.generation_id, reason=terminal.error.message)
+        self.ended(execution, terminal, finished_us)
+
     def _count(self, model: str, state: str, terminal: store_pb2.Terminal, times: generation_pb2.Timings) -> None:
         metrics = self._metrics
         error_type = "" if terminal.state == generation_pb2.GENERATION_STATE_FINISHED else state

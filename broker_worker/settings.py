@@ -1,6 +1,6 @@
 """What a broker worker can be told."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -22,3 +22,12 @@ class WorkerSettings(StoreSettings):
     engine_keepalive_seconds: Seconds = Field(
         5.0, description="how long a silent engine connection is left without a ping, and a ping without an answer"
     )
+
+
+class DeadLetterSettings(StoreSettings):
+    """Settings of the dead letters command; the variables begin with TOKENRELAY_."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "error", description="the least important log line that is written"
+    )
+    redis_patience_seconds: Seconds = Field(5.0, description="how long the command waits for Redis")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from broker_worker import engine_death
 from broker_worker.engine_link import EngineSession
 from broker_worker.execution import Execution, emitted_so_far
 from broker_worker.reports import Reports
@@ -17,6 +18,7 @@ from tokenrelay import telemetry
 from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import (
+    EngineDiedError,
     GenerationAbortedError,
     GenerationCancelledError,
     GenerationExpiredError,
@@ -45,6 +47,7 @@ class Shift:
 
     def __init__(
         self,
+        worker_id: str,
         model: engine_service_pb2.DescribeEngineResponse,
         session: EngineSession,
         store: GenerationStore,
@@ -53,6 +56,7 @@ class Shift:
         on_room: Callable[[], None],
         on_refusal: Callable[[], None],
     ) -> None:
+        self._worker_id = worker_id
         self.model = model
         self._session = session
         self._store = store
@@ -74,6 +78,11 @@ class Shift:
         return sum(execution.slots for execution in self._executions.values())
 
     @property
+    def has_only_cleared(self) -> bool:
+        """Whether all that runs here came as suspects and have given tokens since."""
+        return all(execution.record.is_suspect and execution.appended for execution in self._executions.values())
+
+    @property
     def running(self) -> int:
         return len(self._executions)
 
@@ -89,7 +98,8 @@ class Shift:
         """Has the engine start a claimed generation, or continue it where its log stands."""
         record = claim.record
         span, context = self._reports.begin(record)
-        execution = Execution(next(self._keys), claim.fence, record, span, record.last)
+        slots = max(self.model.slots, record.job.n) if record.is_suspect else record.job.n
+        execution = Execution(next(self._keys), claim.fence, record, span, record.last, slots, alone=not self._executions)
         if self._reports.log_content:
             execution.texts = {}
         self._take_up(execution)
@@ -160,7 +170,7 @@ class Shift:
                 self._judge_finish(execution, ending, outcome, written.at_us)
         if handed_back:
             self._on_refusal()
-            await self.hand_back(handed_back, "the engine service refused it")
+            await self.hand_back(handed_back, "the engine service gave it back")
 
     def _take_outcome(
         self,
@@ -177,6 +187,7 @@ class Shift:
         elif kind == "error":
             error = from_status(output.error)
             if isinstance(error, UnavailableError):
+                execution.engine_died = isinstance(error, EngineDiedError)
                 handed_back.append(execution)
             else:
                 endings.append((execution, execution.bad_ending(FAILED, error, store_clock)))
@@ -192,12 +203,18 @@ class Shift:
             return
         match outcome:
             case Outcome.OK:
-                execution.note_logged(at_us)
+                self._note_logged(execution, at_us)
             case Outcome.CANCEL:
-                execution.note_logged(at_us)
+                self._note_logged(execution, at_us)
                 self.cancel(execution)
             case Outcome.FENCED | Outcome.GAP:
                 self._lose(execution, f"append: {outcome}")
+
+    def _note_logged(self, execution: Execution, at_us: int) -> None:
+        slots = execution.slots
+        execution.note_logged(at_us)
+        if execution.slots < slots:
+            self._on_room()
 
     def _judge_finish(self, execution: Execution, ending: Ending, outcome: Outcome, at_us: int) -> None:
         if execution.over:
@@ -272,22 +289,38 @@ class Shift:
     async def hand_back(self, executions: Sequence[Execution], why: str) -> None:
         """Gives generations back to the front of the queue; another worker, or this one later, goes on with them."""
         async with self._writing:
-            open_ones = [execution for execution in executions if not execution.over]
+            open_ones = engine_death.likeliest_first(one for one in executions if not one.over)
             if not open_ones:
                 return
             for execution in open_ones:
                 self._session.cancel(execution.key)
                 self._let_go(execution)
-                self._reports.lost(execution, why)
-            owned = [(execution.generation_id, execution.fence) for execution in open_ones]
+            clock = self._store.connection.clock
+            given = [engine_death.hand_back(execution, self.model, self._worker_id, clock) for execution in open_ones]
             try:
-                await self._store.release(self.model.model, owned)
+                outcomes = await self._store.release(self.model.model, given)
             except StoreUnavailableError:
-                log.warning("redis is away; the leases run out by themselves", generations=len(owned))
+                log.warning("redis is away; the leases run out by themselves", generations=len(given))
+                outcomes = [Outcome.FENCED] * len(given)
+            for execution, one, outcome in zip(open_ones, given, outcomes, strict=True):
+                if outcome is Outcome.DEAD and one.terminal is not None:
+                    self._reports.set_aside(execution, one.terminal, clock.now() // 1000)
+                else:
+                    self._reports.lost(execution, why)
 
     async def hand_back_all(self, why: str) -> None:
         """Gives everything back."""
         await self.hand_back(list(self._executions.values()), why)
+
+    async def hand_back_proven(self, why: str) -> bool:
+        """Gives back what cannot have killed the engine; returns whether something else is left."""
+        await self.hand_back([execution for execution in self._executions.values() if not execution.is_unproven], why)
+        return bool(self._executions)
+
+    def note_engine_death(self) -> None:
+        """Notes that the engine is known to have died with what is left."""
+        for execution in self._executions.values():
+            execution.engine_died = True
 
     async def wait_until_idle(self) -> None:
         """Returns once nothing is in this worker's hands."""

@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 SERVICES = ("tokenrelay.engine.v1.EngineService",)
 WORKER_MESSAGE_BYTES = 64 * 1024 * 1024  # many prompts may start in one message
+DISMISS_SECONDS = 1.0  # for ending the sessions of workers whose generations did not end in time
 
 
 class EngineDeadError(Exception):
@@ -96,6 +97,8 @@ class EngineApplication:
             await asyncio.wait_for(self._servicer.drain(), self._settings.drain_seconds)
         except TimeoutError:
             log.warning("stopping with open generations; their worker takes them elsewhere")
+            self._servicer.dismiss()
+            await self._server.server.stop(DISMISS_SECONDS)
 
     async def stop(self) -> None:
         await self._resources.aclose()

@@ -1,6 +1,7 @@
 """The internal contract: describes the engine and serves workers' sessions."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -33,10 +34,12 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self._tracing = tracing
         self._metrics = metrics
         self._description: engine_service_pb2.DescribeEngineResponse | None = None
-        self._sessions: set[Session] = set()
+        self._instance = secrets.token_hex(8)
+        self._sessions: dict[Session, Frames] = {}
 
     def be_ready(self, description: engine_service_pb2.DescribeEngineResponse) -> None:
         """Serves from now on."""
+        description.instance = self._instance
         self._description = description
 
     async def drain(self) -> None:
@@ -45,6 +48,11 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             session.drain()
         for session in list(self._sessions):
             await session.wait_until_idle()
+
+    def dismiss(self) -> None:
+        """Ends all sessions in good order, so that their workers take what is open elsewhere and know that nothing died."""
+        for frames in self._sessions.values():
+            frames.close()
 
     async def DescribeEngine(
         self, request: engine_service_pb2.DescribeEngineRequest, context: Any
@@ -61,7 +69,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             await context.abort_with_status(rpc_status.to_status(to_status(error)))
         frames = Frames(self._frames_in_flight, self._metrics, self._progress)
         session = Session(self._engine, frames, self._tracing, self._metrics, self._progress)
-        self._sessions.add(session)
+        self._sessions[session] = frames
         peer = context.peer()  # asked for once: after the call's end grpc crashes on it
         log.info("session opened", peer=peer)
         obeying = asyncio.create_task(session.obey(request_iterator))
@@ -70,7 +78,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             while (frame := await frames.next()) is not None:
                 yield frame
         finally:
-            self._sessions.discard(session)
+            del self._sessions[session]
             obeying.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await obeying

@@ -13,12 +13,14 @@
     │   ├── StoreUnavailableError                           Redis cannot be reached
     │   ├── NoWorkerError                                   the model's last worker has left
     │   ├── EngineUnavailableError                          the engine service cannot be reached or is dead
+    │   │   └── EngineDiedError                             it died while it worked on this very generation
     │   └── DrainingError                                   this server is stopping; go to another
     ├── GenerationCancelledError       CANCELLED
     ├── GenerationExpiredError         DEADLINE_EXCEEDED    deadline, time limit or queue timeout
     ├── GenerationAbortedError         ABORTED              it cannot go on faithfully; ask again as a new request
     ├── DataLossError                  DATA_LOSS            the log lost what a client has seen
-    └── InternalError                  INTERNAL             ours; a fixed text with an id, the rest is in the log
+    ├── InternalError                  INTERNAL             ours; a fixed text with an id, the rest is in the log
+    └── DeadLetterError                INTERNAL             its engine died on it twice; set aside, not to be tried again
 
 Each class fixes the gRPC code and the reason that ErrorInfo carries. A message names the field and the limit
 and never holds the text of an exception that is not ours.
@@ -151,6 +153,12 @@ class EngineUnavailableError(UnavailableError):
     reason = "ENGINE_UNAVAILABLE"
 
 
+class EngineDiedError(EngineUnavailableError):
+    """The engine died while it worked on the generation; a worker is told so, no client."""
+
+    reason = "ENGINE_DIED"
+
+
 class DrainingError(UnavailableError):
     """This server is stopping; another one will serve the call."""
 
@@ -195,3 +203,13 @@ class InternalError(TokenrelayError):
     def logged_as(cls, error_id: str) -> "InternalError":
         """Returns the error whose traceback is in the log under an id."""
         return cls(f"internal error; the server's log has it under error_id {error_id}")
+
+
+class DeadLetterError(TokenrelayError):
+    """The engine died twice while it worked on the generation and before it gave a token; it was set aside.
+
+    INTERNAL, since a request that passed every check must not kill an engine, and no client or proxy retries that by itself.
+    """
+
+    code = code_pb2.INTERNAL
+    reason = "DEAD_LETTER"

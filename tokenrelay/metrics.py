@@ -130,6 +130,11 @@ class WorkerMetrics:
         )
         self.takeovers = Counter("tokenrelay_takeovers_total", "Generations that another worker had begun", registry=registry)
         self.fenced = Counter("tokenrelay_fenced_total", "Generations that were lost to another worker", registry=registry)
+        self.dead_letters = Counter(
+            "tokenrelay_dead_letters_total",
+            "Generations that were set aside, since their engine died on them",
+            registry=registry,
+        )
         self.running = Gauge("tokenrelay_running", "Generations that run here", registry=registry)
         self.prefetched = Gauge("tokenrelay_prefetched", "Generations that were read and wait for a slot", registry=registry)
         self.slots = Gauge("tokenrelay_slots", "Choices that the engine can generate at a time", registry=registry)

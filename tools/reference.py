@@ -10,7 +10,7 @@ from pathlib import Path
 from google.rpc import code_pb2
 from prometheus_client import CollectorRegistry
 
-from broker_worker.settings import WorkerSettings
+from broker_worker.settings import DeadLetterSettings, WorkerSettings
 from clients.settings import CommandLineSettings
 from deploy.local.settings import StackSettings
 from engine_service.settings import EngineSettings
@@ -44,6 +44,7 @@ def settings_document() -> str:
         ("Broker worker", WorkerSettings),
         ("Engine service", EngineSettings),
         ("Command line", CommandLineSettings),
+        ("Dead letters command", DeadLetterSettings),
     ):
         rows = [
             (f"`{settings.variable(kind, name)}`", f"`{_default(field.default)}`", field.description or "")

@@ -36,7 +36,7 @@ from engine_service import continuation, loading, parent_death, placement, sampl
 from engine_service.engines import EngineRequest, Sink, Tokens, max_tokens
 from engine_service.settings import EngineSettings
 from tokenrelay.engine.v1 import engine_service_pb2
-from tokenrelay.errors import EngineUnavailableError, InternalError, InvalidRequestError, TokenrelayError
+from tokenrelay.errors import EngineDiedError, EngineUnavailableError, InternalError, InvalidRequestError, TokenrelayError
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
@@ -312,7 +312,7 @@ class _Receiver:
         if self._over or self._run.over:
             return
         if isinstance(output, Exception):
-            self._run.fail(EngineUnavailableError("the engine died; its service restarts", retry_after=5.0))
+            self._run.fail(EngineDiedError("the engine died; its service restarts", retry_after=5.0))
             return
         finish_reason = output.outputs[0].finish_reason
         if finish_reason is not None and finish_reason not in REASONS:

@@ -16,7 +16,7 @@ from tokenrelay.errors import (
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import connection as connection_module
 from tokenrelay.token_log import keys
-from tokenrelay.token_log.store import Addition, Depth, GenerationStore, Outcome, StoreLimits
+from tokenrelay.token_log.store import Addition, Depth, GenerationStore, HandBack, Outcome, StoreLimits
 from tokenrelay.v1 import generation_pb2
 
 
@@ -180,14 +180,14 @@ async def test_a_taken_over_worker_can_write_nothing(bench: Bench) -> None:
     generation_id = await bench.submit()
     old = await bench.take("w1")
     await bench.append(old, 0, 1)
-    assert await bench.store.release(MODEL, [(generation_id, old.fence)]) == [Outcome.OK]
+    assert await bench.store.release(MODEL, [HandBack(generation_id, old.fence)]) == [Outcome.OK]
     assert await bench.append(old, 1, 2) is Outcome.FENCED
     new = await bench.take("w2")
     assert (new.epoch, new.record.last) == (2, 1)
     assert await bench.append(old, 1, 2) is Outcome.FENCED
     assert await bench.finish(old, 1) is Outcome.FENCED
     assert await bench.store.renew([(generation_id, old.fence)]) == [Outcome.FENCED]
-    assert await bench.store.release(MODEL, [(generation_id, old.fence)]) == [Outcome.FENCED]
+    assert await bench.store.release(MODEL, [HandBack(generation_id, old.fence)]) == [Outcome.FENCED]
     assert await bench.append(new, 1, 2) is Outcome.OK
     assert [
         len(new.record.lost_attempts),
@@ -212,7 +212,7 @@ async def test_handed_back_ones_come_before_new_ones(bench: Bench) -> None:
     first = await bench.submit()
     claim = await bench.take()
     second = await bench.submit()
-    await bench.store.release(MODEL, [(first, claim.fence)])
+    await bench.store.release(MODEL, [HandBack(first, claim.fence)])
     assert [entry.generation_id for entry in await bench.read()] == [first, second]
 
 
@@ -346,7 +346,7 @@ async def test_a_cancel_holds_though_somebody_goes_on_watching(bench: Bench) -> 
     await bench.store.watch("g1", 60_000, [generation_id])
     await bench.store.watch("g1", 0, [generation_id])
     assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
-    await bench.store.release(MODEL, [(generation_id, claim.fence)])
+    await bench.store.release(MODEL, [HandBack(generation_id, claim.fence)])
     (entry,) = await bench.read("w2")
     assert await bench.claim(entry, "w2") is None, "a takeover does not bring it back"
     assert await bench.state(generation_id) == "CANCELLED"
@@ -364,7 +364,7 @@ async def test_a_queue_timeout_ends_with_the_first_claim(bench: Bench) -> None:
     generation_id = await bench.submit(queue_timeout_ms=20)
     claim = await bench.take("w1")
     await asyncio.sleep(0.03)
-    await bench.store.release(MODEL, [(generation_id, claim.fence)])
+    await bench.store.release(MODEL, [HandBack(generation_id, claim.fence)])
     assert (await bench.store.reap(0)).expired == 0
     assert (await bench.take("w2")).epoch == 2
 

@@ -14,7 +14,7 @@ from engine_service.engines import EngineRequest, Measured, Tokens
 from engine_service.settings import EngineSettings
 from tests.support.local_stack import ROOT
 from tokenrelay.engine.v1 import engine_service_pb2 as e
-from tokenrelay.errors import EngineUnavailableError, InternalError, InvalidRequestError, TokenrelayError
+from tokenrelay.errors import EngineDiedError, EngineUnavailableError, InternalError, InvalidRequestError, TokenrelayError
 from tokenrelay.v1 import generation_pb2 as g
 
 with warnings.catch_warnings():
@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     from vllm import AsyncEngineArgs, SamplingParams
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.renderers import renderer_from_config
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     from engine_service.engines.vllm_engine import VllmEngine, _Receiver, _Run
 
@@ -92,6 +93,13 @@ async def test_an_end_that_is_no_good_end_fails_the_generation(
     assert [list(tokens.token_ids) for tokens in sink.emitted] == [[5]]
     assert await asyncio.wait_for(llm.aborted.get(), 5) == ["a", "b"], "the other choice does not go on"
     assert len(sink.errors) == 1
+
+
+async def test_the_engine_core_s_death_is_told_of_what_was_in_it(run: _Run) -> None:
+    llm: Any = run.llm
+    sink: Any = run.sink
+    llm.receivers["a"].put(EngineDeadError())
+    assert [type(error) for error in sink.errors] == [EngineDiedError]
 
 
 async def test_an_abort_that_was_asked_for_is_no_failure(run: _Run) -> None:

@@ -84,6 +84,17 @@ def is_transient(error: RedisError) -> bool:
     return isinstance(error, ResponseError) and str(error).startswith(TRANSIENT_REPLIES)
 
 
+def _of_closed_transport(error: RuntimeError) -> StoreUnavailableError:
+    """Returns what it means that uvloop was to write on a connection that had just been reset; asyncio's loop only warns.
+
+    Raises:
+        RuntimeError: the error itself, if it is another one.
+    """
+    if "closed" not in str(error):
+        raise error
+    return StoreUnavailableError("Redis cannot be reached", retry_after=1.0)
+
+
 class RedisConnection:
     """Runs commands and scripts on one Redis, and knows what time it is there.
 
@@ -213,6 +224,11 @@ class RedisConnection:
         fields: dict[bytes, bytes] = await self._retried(lambda: self._commands.hgetall(key), patience)
         return fields
 
+    async def fields(self, key: str, *names: str) -> list[bytes | None]:
+        """Reads some fields of a hash; None for those that are not there."""
+        found: list[bytes | None] = await self._retried(lambda: self._commands.hmget(key, names))
+        return found
+
     async def _retried(self, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
         """Calls until it goes through or the patience is over."""
         patience = self.patience if patience is None else patience
@@ -243,6 +259,8 @@ class RedisConnection:
             raise StoreFullError("Redis is out of memory", retry_after=1.0) from error
         except TimeoutError as error:
             raise StoreUnavailableError("Redis does not answer", retry_after=1.0) from error
+        except RuntimeError as error:
+            raise _of_closed_transport(error) from error
         except RedisError as error:
             if isinstance(error, ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise NoSuchGroupError from error
@@ -359,6 +377,8 @@ class RedisConnection:
                     async for message in _messages(subscription):
                         backoff = FIRST_BACKOFF
                         yield message
+            except RuntimeError as error:
+                log.debug("subscription broken", reason=_of_closed_transport(error).message)
             except RedisError as error:
                 if not is_transient(error):
                     raise

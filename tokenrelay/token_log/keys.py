@@ -8,8 +8,10 @@ generation, its queue and its idempotency key lies in one slot, so that one scri
 | `tokenrelay:{s}:generation:<id>` | hash        | the record; its fields are below                          | expires by retention   |
 | `tokenrelay:{s}:log:<id>`        | stream      | the token log: `<sequence>-0` with field `e`, a LogEntry; | expires by retention   |
 |                                  |             | last `<sequence>-1` with `t`, a Terminal, and `at`, its µs |                       |
-| `tokenrelay:{s}:jobs:<model>`    | stream      | new generations that wait: fields `id`, `n`; group `workers` | entries by finish  |
+| `tokenrelay:{s}:jobs:<model>`    | stream      | new generations that wait: fields `id`, `n`, for a suspect | entries by finish    |
+|                                  |             | `engine_deaths`; group `workers`                          |                        |
 | `tokenrelay:{s}:returned:<model>`| stream      | the same for handed-back ones, read first                 | entries by finish      |
+| `tokenrelay:{s}:dead:<model>`    | stream      | dead letters: fields `id`, `letter`, a DeadLetter         | entries by discard     |
 | `tokenrelay:{s}:depth:<model>`   | hash        | `generations` and `bytes` that wait                       | never; it is small     |
 | `tokenrelay:{s}:idempotency:<h>` | string      | the id that an idempotency key, by its hash, stands for   | expires by retention   |
 | `tokenrelay:{s}:due`             | sorted set  | ids by the millisecond at which reap must look at them    | members by finish      |
@@ -42,7 +44,8 @@ Fields of a record, instants in milliseconds of Redis' clock unless the name end
 | `submitted_us`, `started_us`        | accepted; first claimed                                                         |
 | `claimed_us`, `appended_us`         | last claimed; last appended by that attempt                                     |
 | `first_us`, `finished_us`           | first token in the log; terminal                                                |
-| `history`                           | `claimed,appended;` in microseconds of each attempt before this one             |
+| `history`                           | `claimed,appended,last;` of each attempt before this one: two `_us`, and its last sequence |
+| `engine_deaths`                     | how often in a row its engine died before it gave a token; deleted by a token   |
 | `fingerprint`                       | the fingerprint of the engine that wrote the log's tokens                       |
 | `expires`                           | when the record will be gone                                                    |
 """
@@ -98,6 +101,10 @@ def queue(name: str, model: str, shard: int) -> str:
 
 def depth(model: str, shard: int) -> str:
     return f"{prefix(shard)}depth:{model}"
+
+
+def dead(model: str, shard: int) -> str:
+    return f"{prefix(shard)}dead:{model}"
 
 
 def feed_channel(gateway: str) -> str:

@@ -15,6 +15,7 @@ class Record:
         last: the last sequence in the log.
         epoch: the number of attempts so far.
         deadline_ms: when it expires, wherever it is.
+        engine_deaths: how often in a row its engine has died before it gave a token.
         lost_attempts: those before the last one, in order.
     """
 
@@ -32,6 +33,7 @@ class Record:
     finished_us: int | None
     deadline_ms: int | None
     expires_ms: int | None
+    engine_deaths: int
     lost_attempts: tuple[store_pb2.LostAttempt, ...]
 
     @classmethod
@@ -57,8 +59,14 @@ class Record:
             finished_us=number(b"finished_us"),
             deadline_ms=number(b"deadline"),
             expires_ms=number(b"expires"),
+            engine_deaths=number(b"engine_deaths") or 0,
             lost_attempts=tuple(_parse_history(fields.get(b"history", b""))),
         )
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what its engine died of; it runs alone then, until it has given a token."""
+        return self.engine_deaths > 0
 
     def timeline(self) -> store_pb2.Timeline:
         """Returns what the record knows of when what happened; the last attempt's engine is not in it."""
@@ -75,8 +83,9 @@ class Record:
 def _parse_history(text: bytes) -> Iterable[store_pb2.LostAttempt]:
     for attempt in text.decode().split(";"):
         if attempt:
-            claimed, appended = attempt.split(",")
-            yield store_pb2.LostAttempt(claimed_us=int(claimed), appended_us=int(appended))
+            claimed, appended, *last = (int(number) for number in attempt.split(","))
+            # What an older version has noted has no sequence.
+            yield store_pb2.LostAttempt(claimed_us=claimed, appended_us=appended, sequence=last[0] if last else 0)
 
 
 def as_mapping(flat: Iterable[bytes]) -> dict[bytes, bytes]:

@@ -34,6 +34,7 @@ class Outcome(StrEnum):
     CANCEL = "CANCEL"
     FENCED = "FENCED"
     GAP = "GAP"
+    DEAD = "DEAD"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class StoreLimits:
 
 @dataclass(frozen=True)
 class Submission:
-    """A generation to be accepted. Durations in milliseconds, 0 for no limit."""
+    """A generation to be accepted. Durations in milliseconds, 0 for no limit. A suspect runs alone until its first token."""
 
     generation_id: str
     job: store_pb2.Job
@@ -70,6 +71,7 @@ class Submission:
     time_limit_ms: int
     policy: generation_pb2.DisconnectPolicy.ValueType
     grace_ms: int
+    suspect: bool = False
 
 
 class Accepted(NamedTuple):
@@ -80,12 +82,18 @@ class Accepted(NamedTuple):
 
 
 class QueueEntry(NamedTuple):
-    """A waiting generation that was read from a queue, and how many choices it wants."""
+    """A waiting generation that was read from a queue, how many choices it wants, and how many engines died on it in a row."""
 
     generation_id: str
     queue: str
     entry: str
     choices: int
+    engine_deaths: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is to run alone."""
+        return self.engine_deaths > 0
 
 
 class Claim(NamedTuple):
@@ -113,6 +121,22 @@ class Ending(NamedTuple):
     fence: str
     last: int
     terminal: store_pb2.Terminal
+
+
+class HandBack(NamedTuple):
+    """An owned generation to give up.
+
+    Attributes:
+        engine_died: whether its engine died while it was there; that counts unless this attempt gave a token.
+        terminal: ends it unless that was the first time; for one that ran alone.
+        letter: what is kept of it then.
+    """
+
+    generation_id: str
+    fence: str
+    engine_died: bool = False
+    terminal: store_pb2.Terminal | None = None
+    letter: store_pb2.DeadLetter | None = None
 
 
 class Written(NamedTuple):
@@ -192,7 +216,7 @@ class GenerationStore:
             *(job, submission.spec, len(job) + len(submission.spec)),
             *(submission.request_hash, idempotency, submission.queue_timeout_ms, submission.time_limit_ms),
             *(submission.policy, submission.grace_ms, gateway if watch_ms else "", watch_ms),
-            *(limits.queued_generations, limits.queued_bytes, limits.accept_below),
+            *(limits.queued_generations, limits.queued_bytes, limits.accept_below, 1 if submission.suspect else ""),
             patience=patience,
         )
         if status in (b"CREATED", b"JOINED"):
@@ -267,15 +291,19 @@ class GenerationStore:
         """Returns what renew would run, for a thread that runs it by itself."""
         return [batch.call for batch in self._batches("renew", (self.limits.lease_ms,), _owned_items(owned))]
 
-    async def release(self, model: str, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
-        """Hands owned generations, each with its fence, back to the front of the model's queue."""
-        items = [(generation_id, (generation_id, fence, "", "")) for generation_id, fence in owned]
-        return await self._per_shard("release", (model,), items, _outcome)
+    async def release(self, model: str, owned: Sequence[HandBack]) -> list[Outcome]:
+        """Hands owned generations back to the front of the model's queue; DEAD for one that became a dead letter instead."""
+        return await self._hand_back(model, [(one.generation_id, _hand_back_arguments(one)) for one in owned])
 
     async def return_unclaimed(self, model: str, entries: Sequence[QueueEntry]) -> list[Outcome]:
         """Hands entries that were read but never claimed back to the front of the model's queue."""
-        items = [(entry.generation_id, (entry.generation_id, "", entry.queue, entry.entry)) for entry in entries]
-        return await self._per_shard("release", (model,), items, _outcome)
+        return await self._hand_back(
+            model,
+            [(one.generation_id, (one.generation_id, "", one.queue, one.entry, "", "", "")) for one in entries],
+        )
+
+    async def _hand_back(self, model: str, items: Sequence[Item]) -> list[Outcome]:
+        return await self._per_shard("release", (model, self.limits.retention_ms), items, _outcome)
 
     async def cancel(self, generation_id: str, patience: float | None = None) -> generation_pb2.GenerationState.ValueType:
         """Cancels a generation and returns where it stands; RUNNING means that its owner was told.
@@ -380,6 +408,12 @@ class GenerationStore:
             _queue_entry(keys.RETURNED if stream == streams[0] else keys.JOBS, entry, fields) for stream, entry, fields in found
         ]
 
+    async def still_waits(self, entry: QueueEntry) -> bool:
+        """Tells whether an entry that was read may still be claimed: it was not claimed, handed on or ended meanwhile."""
+        key = keys.record(entry.generation_id, _shard(entry.generation_id))
+        state, name = await self.connection.fields(key, "state", "entry")
+        return state == b"%d" % generation_pb2.GENERATION_STATE_QUEUED and name == entry.entry.encode()
+
     async def hanging(self, model: str, shard: int) -> dict[str, int]:
         """Returns the consumers of a model's queues, each with how many entries hang on it, the claimed ones included."""
         counts: dict[str, int] = {}
@@ -465,7 +499,7 @@ def _tell_end(generation_id: str, state: int) -> None:
 
 
 def _queue_entry(queue: str, entry: str, fields: Mapping[bytes, bytes]) -> QueueEntry:
-    return QueueEntry(fields[b"id"].decode(), queue, entry, int(fields[b"n"]))
+    return QueueEntry(fields[b"id"].decode(), queue, entry, int(fields[b"n"]), int(fields.get(b"engine_deaths", 0)))
 
 
 def _owned_items(owned: Sequence[tuple[str, str]]) -> list[Item]:
@@ -474,6 +508,11 @@ def _owned_items(owned: Sequence[tuple[str, str]]) -> list[Item]:
 
 def _addition_items(additions: Sequence[Addition]) -> list[Item]:
     return [(addition.generation_id, addition) for addition in additions]
+
+
+def _hand_back_arguments(one: HandBack) -> Sequence[Any]:
+    terminal, letter = (part.SerializeToString() if part else "" for part in (one.terminal, one.letter))
+    return (one.generation_id, one.fence, "", "", 1 if one.engine_died else "", terminal, letter)
 
 
 def _ending_items(endings: Sequence[Ending]) -> list[Item]:

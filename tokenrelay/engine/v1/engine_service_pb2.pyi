@@ -50,6 +50,7 @@ class DescribeEngineResponse(_message.Message):
     VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     engine: _builtins.str
@@ -64,6 +65,8 @@ class DescribeEngineResponse(_message.Message):
     """A hash of model, revision, tokenizer, dtype and engine version."""
     slots: _builtins.int
     """How many choices it generates at a time."""
+    instance: _builtins.str
+    """Which process answers: random, and another one after each start. A worker tells by it whether the engine died."""
     def __init__(
         self,
         *,
@@ -74,10 +77,11 @@ class DescribeEngineResponse(_message.Message):
         vocabulary_size: _builtins.int = ...,
         fingerprint: _builtins.str = ...,
         slots: _builtins.int = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_version", b"engine_version", "fingerprint", b"fingerprint", "max_model_len", b"max_model_len", "model", b"model", "slots", b"slots", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_version", b"engine_version", "fingerprint", b"fingerprint", "instance", b"instance", "max_model_len", b"max_model_len", "model", b"model", "slots", b"slots", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -233,23 +233,91 @@ class LostAttempt(_message.Message):
 
     CLAIMED_US_FIELD_NUMBER: _builtins.int
     APPENDED_US_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     claimed_us: _builtins.int
     """Its worker claimed the generation."""
     appended_us: _builtins.int
     """It last appended to the log; the claim's instant if it never did."""
+    sequence: _builtins.int
+    """The log's sequence where it ended; no later entry is its. 0 also for attempts of before this was noted."""
     def __init__(
         self,
         *,
         claimed_us: _builtins.int = ...,
         appended_us: _builtins.int = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended_us", b"appended_us", "claimed_us", b"claimed_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended_us", b"appended_us", "claimed_us", b"claimed_us", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LostAttempt: _TypeAlias = LostAttempt  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    """A generation that was set aside because its engine died on it too often. The entry's id in its stream says when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_ID_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    ENGINE_VERSION_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    generation_id: _builtins.str
+    """The generation's id."""
+    spec: _builtins.bytes
+    """Its spec, a serialized tokenrelay.v1.GenerationSpec."""
+    sequence: _builtins.int
+    """How many tokens its log has."""
+    worker_id: _builtins.str
+    """The worker of the last attempt."""
+    engine: _builtins.str
+    """That worker's engine: "vllm" or "simulated"."""
+    engine_version: _builtins.str
+    """The engine's version."""
+    fingerprint: _builtins.str
+    """The engine's fingerprint."""
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """Its job."""
+
+    @_builtins.property
+    def reason(self) -> _status_pb2.Status:
+        """Why it was set aside: what its clients were told."""
+
+    @_builtins.property
+    def timeline(self) -> Global___Timeline:
+        """When what happened. The last attempt is the one after all lost ones."""
+
+    def __init__(
+        self,
+        *,
+        generation_id: _builtins.str = ...,
+        job: Global___Job | None = ...,
+        spec: _builtins.bytes = ...,
+        reason: _status_pb2.Status | None = ...,
+        timeline: Global___Timeline | None = ...,
+        sequence: _builtins.int = ...,
+        worker_id: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        engine_version: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "reason", b"reason", "timeline", b"timeline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_version", b"engine_version", "fingerprint", b"fingerprint", "generation_id", b"generation_id", "job", b"job", "reason", b"reason", "sequence", b"sequence", "spec", b"spec", "timeline", b"timeline", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
 
 @_typing.final
 class FeedFrame(_message.Message):

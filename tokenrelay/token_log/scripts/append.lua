@@ -12,7 +12,7 @@ allow_out_of_memory()
 
 for position = 2, #ARGV, 5 do
     local id, fence, before, after, entry = unpack(ARGV, position, position + 4)
-    local record = read(id, 'fence', 'last', unpack(UNWANTED))
+    local record = read(id, 'fence', 'last', 'engine_deaths', unpack(UNWANTED))
     local reply
     if not record or record.fence ~= fence then
         reply = 'FENCED'
@@ -22,6 +22,8 @@ for position = 2, #ARGV, 5 do
     elseif record.last == before then
         redis.call('XADD', log_key(id), after .. '-0', 'e', entry)
         redis.call('HSET', record_key(id), 'last', after, 'lease', NOW + lease, 'appended_us', NOW_US)
+        -- What gives tokens is no suspect any more.
+        if record.engine_deaths then redis.call('HDEL', record_key(id), 'engine_deaths') end
         if before == '0' then redis.call('HSET', record_key(id), 'first_us', NOW_US) end
         for gateway in each_watcher(record.watchers) do
             if string.sub(gateway, -1) ~= '!' then

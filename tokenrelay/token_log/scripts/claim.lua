@@ -15,7 +15,8 @@ allow_out_of_memory()
 
 local function history_of(record)
     if not record.claimed_us then return '' end
-    return (record.history or '') .. record.claimed_us .. ',' .. (record.appended_us or record.claimed_us) .. ';'
+    local appended = record.appended_us or record.claimed_us
+    return (record.history or '') .. record.claimed_us .. ',' .. appended .. ',' .. record.last .. ';'
 end
 
 local function claim(id, nonce, queue, entry)

@@ -7,8 +7,8 @@
 
 local PREFIX = KEYS[1]
 local GROUP = 'workers'
-local QUEUED, RUNNING, CANCELLED, EXPIRED = 1, 2, 5, 6  -- tokenrelay.v1.GenerationState; 3 to 6 are terminal
-local CANCEL, CANCEL_AFTER_GRACE, DETACH = 1, 2, 3      -- tokenrelay.v1.DisconnectPolicy
+local QUEUED, RUNNING, FAILED, CANCELLED, EXPIRED = 1, 2, 4, 5, 6  -- tokenrelay.v1.GenerationState; 3 to 6 are terminal
+local CANCEL, CANCEL_AFTER_GRACE, DETACH = 1, 2, 3                  -- tokenrelay.v1.DisconnectPolicy
 
 local clock = redis.call('TIME')
 local NOW_US = clock[1] * 1000000 + clock[2]
@@ -22,6 +22,7 @@ local function record_key(id) return PREFIX .. 'generation:' .. id end
 local function log_key(id) return PREFIX .. 'log:' .. id end
 local function depth_key(model) return PREFIX .. 'depth:' .. model end
 local function queue_key(queue, model) return PREFIX .. queue .. ':' .. model end
+local function dead_key(model) return PREFIX .. 'dead:' .. model end
 local function idempotency_key(hash) return PREFIX .. 'idempotency:' .. hash end
 local DUE = PREFIX .. 'due'
 local FINISHED = PREFIX .. 'finished'
@@ -115,7 +116,7 @@ local function count_depth(model, generations, bytes)
 end
 
 -- Fields that conclude and requeue need.
-local CONCLUDE = {'model', 'n', 'last', 'queue', 'entry', 'size', 'watchers', 'idempotency'}
+local CONCLUDE = {'model', 'n', 'last', 'queue', 'entry', 'size', 'watchers', 'idempotency', 'engine_deaths'}
 
 -- Ends a generation: its terminal record, its state, the expiry of all its keys, and its queue entry's end.
 local function conclude(id, record, state, terminal, retention)
@@ -133,11 +134,18 @@ local function conclude(id, record, state, terminal, retention)
     publish_end(record.watchers, feed_entry(id, tonumber(record.last), TERMINAL, terminal))
 end
 
+-- Adds a queue entry and returns its id. A suspect's tells of the deaths, since it is to run alone.
+local function add_entry(queue, model, id, n, engine_deaths)
+    local fields = {'id', id, 'n', n}
+    if engine_deaths then fields = {'id', id, 'n', n, 'engine_deaths', engine_deaths} end
+    return redis.call('XADD', queue_key(queue, model), '*', unpack(fields))
+end
+
 -- Puts a generation to the front of its queue.
 local function requeue(id, record)
     allow_out_of_memory()
     remove_entry(record.queue, record.model, record.entry)
-    local entry = redis.call('XADD', queue_key('returned', record.model), '*', 'id', id, 'n', record.n)
+    local entry = add_entry('returned', record.model, id, record.n, record.engine_deaths)
     redis.call('HSET', record_key(id), 'state', QUEUED, 'queue', 'returned', 'entry', entry)
     redis.call('HDEL', record_key(id), 'lease', 'owner', 'fence')
     if record.state == RUNNING then count_depth(record.model, 1, tonumber(record.size)) end

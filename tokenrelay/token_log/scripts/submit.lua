@@ -3,7 +3,8 @@
 -- ARGV: id, model, number of choices, job, spec, size in bytes, request hash, idempotency hash or '',
 --       queue timeout, deadline (milliseconds from now; 0 for none), disconnect policy, grace in milliseconds,
 --       watching gateway or '', watch lease in milliseconds,
---       most generations and most bytes in the queue, share of maxmemory above which nothing is accepted
+--       most generations and most bytes in the queue, share of maxmemory above which nothing is accepted,
+--       engine deaths that it is known for: '' for none, else it begins as a suspect
 -- Replies {now in microseconds, status, ...}:
 --   CREATED, id
 --   JOINED, id            the idempotency key belongs to this very request; nobody watches it by this call
@@ -14,6 +15,7 @@ local id, model, n, job, spec, size, request_hash, idempotency = unpack(ARGV, 1,
 local queue_timeout, time_limit, policy, grace = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local gateway, watch_lease = ARGV[13], tonumber(ARGV[14])
 local most_generations, most_bytes, watermark = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
+local engine_deaths = ARGV[18] ~= '' and ARGV[18] or nil
 
 -- A retry of this very call finds its own record.
 if redis.call('EXISTS', record_key(id)) == 1 then return {NOW_US, 'CREATED', id} end
@@ -41,7 +43,7 @@ local watchers, latest = '', NOW
 if gateway ~= '' then watchers, latest = set_watcher('', gateway, watch_lease) end
 local cancel_at = cancel_instant(policy, grace, latest)
 
-local entry = redis.call('XADD', queue_key('jobs', model), '*', 'id', id, 'n', n)
+local entry = add_entry('jobs', model, id, n, engine_deaths)
 local fields = {
     'state', QUEUED, 'model', model, 'n', n, 'job', job, 'spec', spec, 'size', size, 'request_hash', request_hash,
     'queue', 'jobs', 'entry', entry, 'last', 0, 'epoch', 0, 'policy', policy, 'grace', grace,
@@ -55,6 +57,7 @@ if queue_timeout > 0 then add('queue_deadline', NOW + queue_timeout) end
 if time_limit > 0 then add('deadline', NOW + time_limit) end
 if cancel_at then add('cancel_at', cancel_at) end
 if gateway ~= '' then add('watch', watch_lease) end
+if engine_deaths then add('engine_deaths', engine_deaths) end
 if idempotency ~= '' then
     add('idempotency', idempotency)
     redis.call('SET', idempotency_key(idempotency), id)
