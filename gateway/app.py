@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 SERVICES = ("tokenrelay.v1.GenerationService", "tokenrelay.v1.ModelService")
 HEALTH_INTERVAL = 0.5  # seconds
+LOOK_INTERVAL = 0.05  # seconds between looks whether anybody still reads
 LAST_WORDS_SECONDS = 1.0  # for streams to be told that this gateway is leaving
 
 
@@ -67,7 +68,9 @@ class GatewayApplication:
         )
         self._servicer = GenerationServicer(admission, readers, self._store, settings.call_patience_seconds)
 
-        interceptor = CallInterceptor(tracing, metrics.CallMetrics(registry), settings.max_message_bytes)
+        interceptor = CallInterceptor(
+            tracing, metrics.CallMetrics(registry), settings.max_message_bytes, settings.request_seconds, settings.max_calls
+        )
         self._server = grpc_server.build(settings, SERVICES, [interceptor])
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
@@ -98,7 +101,7 @@ class GatewayApplication:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for work in (self._feed.run, self._directory.run, self._reaper.run, self._report_health):
+            for work in (self._feed.run, self._directory.run, self._reaper.run, self._report_health, self._server.run):
                 tasks.create_task(work())
 
     async def _report_health(self) -> None:
@@ -111,12 +114,18 @@ class GatewayApplication:
         self._draining = True
         self._servicer.drain()
         await self._server.set_serving(False)
-        stopping = asyncio.create_task(self._server.server.stop(self._settings.drain_seconds + LAST_WORDS_SECONDS))
-        await asyncio.wait({stopping}, timeout=self._settings.drain_seconds)
+        # A gRPC server that stops drops calls that arrive at that moment. So it goes on listening as long as somebody reads,
+        # and whoever calls is told to go elsewhere.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wait_until_nobody_reads(), self._settings.drain_seconds)
         if self._readers is not None:
             self._readers.leave()
         self._feed.fail_all(DrainingError("this gateway is stopping; attach through another one", retry_after=0.1))
-        await stopping
+        await self._server.server.stop(LAST_WORDS_SECONDS)
+
+    async def _wait_until_nobody_reads(self) -> None:
+        while len(self._feed):  # noqa: ASYNC110  # only while draining; an event would be kept for nothing else
+            await asyncio.sleep(LOOK_INTERVAL)
 
     async def stop(self) -> None:
         if self._readers is not None:

@@ -1,10 +1,15 @@
-"""How our gRPC servers are built: options, health, reflection, and a clear word when the port is taken."""
+"""How our gRPC servers are built: limits, health, reflection, and a clear word when the port is taken."""
 
+import asyncio
+import logging
+import resource
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave out what is private
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -14,8 +19,32 @@ from tokenrelay.settings import ServerSettings
 # gRPC's own limit stands above ours, so that most oversized requests get our text.
 MESSAGE_LIMIT_FACTOR = 4
 MAX_CONCURRENT_STREAMS = 10_000  # a connection
+# Calls that have come and wait for Python to take them. Past gRPC's own 1,000, a burst of good calls, or of resets by
+# somebody else, has calls end CANCELLED at random, which no client tries again.
+MAX_PENDING_CALLS = 10_000
+HANDSHAKE_SECONDS = 10.0  # for a new connection to greet as HTTP/2 does and to acknowledge our settings
+WATCH_SECONDS = 1.0
+SPARE_DESCRIPTORS = 128  # for Redis, logs and metrics, however many clients connect
+GRPC_LOGGER = "grpc._cython.cygrpc"
 # Whoever pings more often is cut off. gRPC's own bound of 5 minutes would cut off every client with a keepalive.
 SHORTEST_PING_INTERVAL_MS = 200
+# What stands for every method that there is not. Nobody can call it by its name, which would be a call without an answer.
+OTHER_SERVICE, OTHER_METHOD = secrets.token_hex(16), "Other"
+OTHER = f"/{OTHER_SERVICE}/{OTHER_METHOD}".encode()
+
+
+class _Serving(cygrpc.AioServer):  # type: ignore[misc]
+    """gRPC's serving loop, but for calls of methods that there are not.
+
+    gRPC takes such a method's name for UTF-8, and shuts the whole server down when it is not: one call is enough (1.85.1).
+    Here all of them have the same name, so that theirs is never looked at. They end UNIMPLEMENTED as usual.
+    """
+
+    def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[Any]:
+        if method is None:
+            return asyncio.get_running_loop().create_future()  # for ever; what it waits for comes under OTHER
+        future: asyncio.Future[Any] = super()._make_request_call_future(None if method == OTHER else method)
+        return future
 
 
 @dataclass(frozen=True)
@@ -42,6 +71,16 @@ class GrpcServer:
         await self.server.start()
         return bound
 
+    async def run(self) -> None:
+        """Returns once the server has been stopped.
+
+        Raises:
+            Exception: it has ended by itself, and nothing listens any more.
+        """
+        # Asked again and again, since gRPC tells of such an end only to who waits for a time.
+        while await self.server.wait_for_termination(WATCH_SECONDS):
+            pass
+
     async def set_serving(self, serving: bool) -> None:
         """Sets what grpc.health.v1 says of the server and of each of its services."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -52,23 +91,42 @@ class GrpcServer:
 def build(settings: ServerSettings, services: Sequence[str], interceptors: Sequence[Any] = ()) -> GrpcServer:
     """Returns a server that reports NOT_SERVING; its servicers are still to be added."""
     keepalive_ms = round(settings.keepalive_seconds * 1000)
-    server = grpc.aio.server(
-        interceptors=list(interceptors),
-        options=[
-            ("grpc.so_reuseport", 0),  # else a second server would bind the same port without a word
-            ("grpc.max_receive_message_length", settings.max_message_bytes * MESSAGE_LIMIT_FACTOR),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
-            ("grpc.keepalive_time_ms", keepalive_ms),
-            ("grpc.keepalive_timeout_ms", keepalive_ms),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
-        ],
+    logging.getLogger(GRPC_LOGGER).addFilter(_is_worth_a_line)
+    options = (
+        ("grpc.so_reuseport", 0),  # else a second server would bind the same port without a word
+        ("grpc.max_receive_message_length", settings.max_message_bytes * MESSAGE_LIMIT_FACTOR),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+        ("grpc.max_allowed_incoming_connections", _connections(settings.max_connections)),
+        ("grpc.max_connection_idle_ms", round(settings.idle_connection_seconds * 1000)),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Without these two, what the machine at the other end receives but its program does not answer lasts a minute.
+        ("grpc.http2.ping_timeout_ms", keepalive_ms),
+        ("grpc.http2.settings_timeout", round(HANDSHAKE_SECONDS * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
     )
+    server: Any = grpc.aio.server(interceptors=list(interceptors))
+    server._server = _Serving(cygrpc.get_working_loop(), None, (), tuple(interceptors), options, None)
+    server.add_registered_method_handlers(OTHER_SERVICE, {OTHER_METHOD: None})
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     if settings.reflection:
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     return GrpcServer(server, servicer, services)
+
+
+def _connections(wanted: int) -> int:
+    """Returns how many connections to take: never so many that no file descriptor is left for anything else."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(wanted, max(1, descriptors - SPARE_DESCRIPTORS))
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Tells what gRPC says about itself from the traceback that it writes for every header that is not UTF-8."""
+    return not record.getMessage().startswith("Invalid encoding on")

@@ -1,4 +1,7 @@
-"""The server interceptor: parses requests, opens a call's span, turns errors into statuses, and tells cancels apart.
+"""The server interceptor: takes requests in, opens a call's span, turns errors into statuses, and tells cancels apart.
+
+To gRPC every call here has a stream of requests, of which one is taken: a call with a single request it would begin only
+once that has come, wait for it for ever, and leave unanswered if the client ends the call without it.
 
 OpenTelemetry's own gRPC instrumentation is not used: it records a cancelled stream as a success, an abort twice, and
 breaks handlers that write by themselves.
@@ -6,7 +9,7 @@ breaks handlers that write by themselves.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 from uuid import uuid4
@@ -19,7 +22,13 @@ from opentelemetry.trace import SpanKind
 
 from tokenrelay import calls, conventions, telemetry
 from tokenrelay.calls import Call
-from tokenrelay.errors import InternalError, InvalidRequestError, MessageTooLargeError, TokenrelayError
+from tokenrelay.errors import (
+    InternalError,
+    InvalidRequestError,
+    MessageTooLargeError,
+    TokenrelayError,
+    UnavailableError,
+)
 from tokenrelay.metrics import CallMetrics
 from tokenrelay.status import to_status
 from tokenrelay.telemetry import Tracing
@@ -28,16 +37,32 @@ log = structlog.get_logger(__name__)
 
 Deserializer = Callable[[bytes], Message]
 Handler = Callable[[Message, Any], Any]
+Requests = AsyncIterator[bytes]
 OURS = "/tokenrelay."
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every unary-request call of our services; the engine's session and the standard services pass through."""
+    """Wraps every call but the engine's session. Those of our own services are observed, those of the standard ones are not.
 
-    def __init__(self, tracing: Tracing, metrics: CallMetrics, max_message_bytes: int) -> None:
+    Args:
+        request_seconds: how long a call's request may be under way.
+        max_calls: how many calls may be open at a time.
+    """
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        metrics: CallMetrics,
+        max_message_bytes: int,
+        request_seconds: float = 60.0,
+        max_calls: int = 100_000,
+    ) -> None:
         self._tracing = tracing
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
+        self._request_seconds = request_seconds
+        self._max_calls = max_calls
+        self._calls = 0
 
     async def intercept_service(
         self,
@@ -45,22 +70,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming or not handler_call_details.method.startswith(OURS):
+        if handler is None:
+            return None
+        if not handler_call_details.method.startswith(OURS):
+            return self._standard(handler)
+        if handler.request_streaming:
             return handler
         method = handler_call_details.method.removeprefix("/")
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream, handler.request_deserializer), response_serializer=_serialize
             )
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             self._unary(method, handler.unary_unary, handler.request_deserializer), response_serializer=_serialize
         )
 
     def _unary(self, method: str, handle: Handler, deserialize: Deserializer) -> Any:
-        async def serve(raw: bytes, context: Any) -> Any:
+        async def serve(requests: Requests, context: Any) -> Any:
             with self._observe(method, context) as outcome:
                 try:
-                    return await handle(self._parse(raw, deserialize), context)
+                    with self._place():
+                        return await handle(await self._receive(requests, deserialize), context)
                 except Exception as error:
                     status = outcome.fail(error)
             return await context.abort_with_status(status)
@@ -68,12 +98,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return serve
 
     def _stream(self, method: str, handle: Handler, deserialize: Deserializer) -> Any:
-        async def serve(raw: bytes, context: Any) -> AsyncIterator[Any]:
+        async def serve(requests: Requests, context: Any) -> AsyncIterator[Any]:
             with self._observe(method, context) as outcome:
                 try:
-                    async with aclosing(handle(self._parse(raw, deserialize), context)) as responses:
-                        async for response in responses:
-                            yield response
+                    with self._place():
+                        request = await self._receive(requests, deserialize)
+                        async with aclosing(handle(request, context)) as responses:
+                            async for response in responses:
+                                yield response
                 except Exception as error:
                     status = outcome.fail(error)
                 else:
@@ -81,6 +113,67 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await context.abort_with_status(status)
 
         return serve
+
+    def _standard(self, handler: Any) -> Any:
+        """Returns a handler of health or reflection that answers bad requests like one of ours."""
+        deserialize = handler.request_deserializer
+
+        async def serve_unary(requests: Requests, context: Any) -> Any:
+            try:
+                with self._place():
+                    return await handler.unary_unary(await self._receive(requests, deserialize), context)
+            except TokenrelayError as error:
+                status = rpc_status.to_status(to_status(error))
+            return await context.abort_with_status(status)
+
+        async def serve_watch(requests: Requests, context: Any) -> None:
+            try:
+                with self._place():
+                    await handler.unary_stream(await self._receive(requests, deserialize), context)
+            except TokenrelayError as error:
+                status = rpc_status.to_status(to_status(error))
+            else:
+                return
+            await context.abort_with_status(status)
+
+        async def serve_stream(requests: Requests, context: Any) -> AsyncIterator[Any]:
+            try:
+                with self._place():
+                    parsed = (self._parse(raw, deserialize) async for raw in requests)
+                    async for response in handler.stream_stream(parsed, context):
+                        yield response
+            except TokenrelayError as error:
+                status = rpc_status.to_status(to_status(error))
+            else:
+                return
+            await context.abort_with_status(status)
+
+        serialize = handler.response_serializer
+        if not handler.response_streaming:
+            return grpc.stream_unary_rpc_method_handler(serve_unary, response_serializer=serialize)
+        serve = serve_stream if handler.request_streaming else serve_watch
+        return grpc.stream_stream_rpc_method_handler(serve, response_serializer=serialize)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Takes one of the places for open calls."""
+        if self._calls >= self._max_calls:
+            raise UnavailableError(f"{self._calls} calls are open here; at most {self._max_calls} may be", retry_after=1.0)
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    async def _receive(self, requests: Requests, deserialize: Deserializer) -> Message:
+        """Returns the call's request as soon as it is there."""
+        try:
+            async with asyncio.timeout(self._request_seconds):
+                async for raw in requests:
+                    return self._parse(raw, deserialize)
+        except TimeoutError:
+            raise InvalidRequestError(f"the request did not arrive within {self._request_seconds:g} s") from None
+        raise InvalidRequestError("the call has no whole request message")
 
     def _parse(self, raw: bytes, deserialize: Deserializer) -> Message:
         if len(raw) > self._max_message_bytes:

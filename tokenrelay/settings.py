@@ -57,6 +57,13 @@ class ServerSettings(ProcessSettings):
     keepalive_seconds: Seconds = Field(
         10.0, description="how long a silent connection is left without a ping, and a ping without an answer"
     )
+    max_connections: Count = Field(
+        10_000,
+        description="connections at a time, more are closed at once; in any case 128 fewer than the file descriptors allowed",
+    )
+    idle_connection_seconds: Seconds = Field(
+        600.0, description="how long a connection without a call is kept; clients connect again by themselves"
+    )
 
 
 class StoreSettings(ProcessSettings):

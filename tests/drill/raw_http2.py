@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import TracebackType
+from typing import Any
 
 import hpack
 
@@ -166,6 +167,21 @@ class RawConnection:
             with suppress(OSError):
                 await self._writer.drain()
 
+    @property
+    def newest(self) -> int:
+        """The stream that was begun last."""
+        return self._next_stream - 2
+
+    def is_accepted(self, stream: int) -> bool:
+        """Tells whether a call that goes on has got its first headers."""
+        return stream in self._partial and bool(self._partial[stream].fields)
+
+    async def wait_until_closed(self, seconds: float) -> bool:
+        """Tells whether the server closes the connection within some time."""
+        assert self._reading is not None
+        done, _ = await asyncio.wait({self._reading}, timeout=seconds)
+        return bool(done)
+
     def new_stream(self) -> int:
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         return stream
@@ -202,8 +218,9 @@ class RawConnection:
                 return await answer
             if self._credit <= 0:
                 self._granted.clear()
-                granted = asyncio.create_task(self._granted.wait())
-                await asyncio.wait({granted, answer}, return_when=asyncio.FIRST_COMPLETED)
+                granted = asyncio.ensure_future(self._granted.wait())
+                waited: set[asyncio.Future[Any]] = {granted, answer}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 granted.cancel()
             if answer.done():
                 return await answer

@@ -304,6 +304,19 @@ async def test_a_drained_gateway_sends_its_readers_to_another_one(served: Served
     await draining
 
 
+async def test_a_draining_gateway_listens_as_long_as_somebody_reads(served: Served) -> None:
+    call = served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=4000)))
+    await until(call, 10)
+    draining = asyncio.create_task(served.gateway.drain())
+    await eventually(lambda: served.gateway.application._servicer._draining, "the gateway drains")
+    newcomer = served.stack.stub(served.gateway)  # on a connection of its own
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await newcomer.SubmitGeneration(s.SubmitGenerationRequest(spec=spec("late")))
+    assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
+    call.cancel()
+    await draining
+
+
 async def test_a_model_is_queued_for_while_its_worker_may_come_back(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = await stack.add_worker(await stack.add_engine())
     gateway = await stack.add_gateway()

@@ -5,9 +5,11 @@ from types import ModuleType
 
 from tests.drill.scenario import Scenario
 from tests.drill.scenarios import (
+    churn,
     clocks,
     data_loss,
     failpoints,
+    hostile,
     kills,
     link_down,
     memory,
@@ -18,6 +20,7 @@ from tests.drill.scenarios import (
     redis_restarts,
     rolling_restart,
     slow_disk,
+    slow_readers,
     takeover,
     vllm_kills,
 )
@@ -37,6 +40,9 @@ MODULES: tuple[ModuleType, ...] = (
     link_down,
     clocks,
     poison,
+    slow_readers,
+    hostile,
+    churn,
     vllm_kills,
 )
 

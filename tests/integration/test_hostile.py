@@ -1,0 +1,220 @@
+"""Clients that send what no client should: each is told so or cut off, and nobody else notices."""
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from tests.drill.raw_http2 import (
+    ACK,
+    END_HEADERS,
+    PREFACE,
+    Answer,
+    Frame,
+    RawConnection,
+    frame,
+    header_block,
+    message,
+    request_fields,
+)
+from tests.integration.conftest import Served, spec
+from tests.integration.test_calls import read, reason, started
+from tests.support.stack import Running, Stack
+from tests.support.waiting import eventually
+from tokenrelay import grpc_server
+from tokenrelay.v1 import generation_service_pb2 as s
+from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
+
+PATIENCE = 10.0  # seconds
+SERVICE = b"/tokenrelay.v1.GenerationService/"
+GOOD = s.GenerateRequest(spec=spec(max_tokens=2)).SerializeToString()
+INVALID, NOT_THERE, UNAVAILABLE = (
+    code.value[0] for code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE)
+)
+
+
+async def send(gateway: Running, path: bytes, body: bytes, *fields: tuple[bytes, bytes]) -> Answer:
+    async with RawConnection(gateway.target) as connection:
+        return await asyncio.wait_for(connection.call(request_fields(path, *fields), body), PATIENCE)
+
+
+async def is_served(served: Served) -> None:
+    """Fails unless a good call is answered."""
+    assert (await send(served.gateway, SERVICE + b"Generate", message(GOOD))).status == 0
+
+
+@pytest.mark.parametrize("method", [b"Generate", b"GenerateStream", b"CancelGeneration"])
+@pytest.mark.parametrize(
+    "body", [b"", message(GOOD)[:3], message(GOOD)[:-1], message(GOOD, length=1000)], ids=["none", "prefix", "cut", "short"]
+)
+async def test_a_call_that_ends_without_a_whole_message_is_answered(served: Served, method: bytes, body: bytes) -> None:
+    answer = await send(served.gateway, SERVICE + method, body)
+    assert (answer.status, answer.text) == (INVALID, "the call has no whole request message")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/grpc.health.v1.Health/Check",
+        b"/grpc.health.v1.Health/Watch",
+        b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_garbage_to_the_standard_services_is_refused_without_python_text(served: Served, path: bytes) -> None:
+    answer = await send(served.gateway, path, message(b"\xff\xff\xff"))
+    assert (answer.status, answer.text) == (INVALID, "the request is not a valid protobuf message of its type")
+    assert (await send(served.gateway, b"/grpc.health.v1.Health/Check", message(b""))).status == 0
+
+
+@pytest.mark.parametrize("path", [b"/\xff/\xfe", b"\xe9", b"", b"/a/b", SERVICE + b"Nothing"])
+async def test_no_path_is_the_end_of_the_server(served: Served, path: bytes) -> None:
+    assert (await send(served.gateway, path, message(b""))).status == NOT_THERE
+    await is_served(served)
+
+
+async def test_a_gateway_whose_server_has_ended_by_itself_ends(served: Served) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("the loop breaks")
+
+    application = served.gateway.application
+    application._server.server._server._make_request_call_future = fail
+    await send(served.gateway, SERVICE + b"Generate", message(GOOD))
+    running = served.gateway._run
+    assert running is not None
+    await eventually(running.done, "the gateway's run has ended")
+    await served.gateway.stop(abruptly=True)
+    served.stack._running.remove(served.gateway)
+
+
+async def test_a_header_that_is_no_utf8_writes_no_traceback(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        answer = await send(
+            served.gateway, SERVICE + b"Generate", message(GOOD), (b"x-odd", b"\xff\xfe"), (b"traceparent", b"\xe9")
+        )
+    assert answer.status == 0
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+async def test_a_flood_of_resets_cancels_nobody_elses_call(served: Served) -> None:
+    wanted = request_fields(b"/tokenrelay.v1.ModelService/ListModels")  # the same, since gRPC has a line for each method
+    async with RawConnection(served.gateway.target) as flood, RawConnection(served.gateway.target) as good:
+        # All in one go, so that this loop, which is the gateway's too, takes none before all have come.
+        for _ in range(4000):
+            stream, _ = flood.begin(wanted)
+            flood.reset(stream)
+        calls = [good.begin(wanted, message(b""))[1] for _ in range(50)]
+        answers = await asyncio.wait_for(asyncio.gather(*calls), 2 * PATIENCE)
+    assert [answer.status for answer in answers] == [0] * 50
+
+
+async def test_a_request_that_does_not_arrive_is_not_waited_for(served: Served) -> None:
+    gateway = await served.stack.add_gateway(request_seconds=0.2)
+    async with RawConnection(gateway.target) as connection:
+        _, nothing = connection.begin(request_fields(SERVICE + b"GenerateStream"))
+        stream, half = connection.begin(request_fields(SERVICE + b"Generate"))
+        connection.send(frame(Frame.DATA, 0, stream, message(GOOD)[:9]))
+        answers = await asyncio.wait_for(asyncio.gather(nothing, half), PATIENCE)
+    assert {(answer.status, answer.text) for answer in answers} == {(INVALID, "the request did not arrive within 0.2 s")}
+
+
+async def test_calls_beyond_the_limit_are_told_to_come_back(served: Served) -> None:
+    gateway = await served.stack.add_gateway(max_calls=2)
+    await served.stack.wait_until_served(gateway)
+    stub = served.stack.stub(gateway)
+    calls = [stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000))) for _ in range(2)]
+    for call in calls:
+        await started(call)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Generate(s.GenerateRequest(spec=spec()))
+    error = caught.value
+    assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+    assert error.details() == "2 calls are open here; at most 2 may be"
+    status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status.details)
+    calls[0].cancel()
+
+    async def there_is_room() -> bool:
+        try:
+            await stub.Generate(s.GenerateRequest(spec=spec()))
+        except grpc.aio.AioRpcError as refused:
+            assert refused.code() == grpc.StatusCode.UNAVAILABLE
+            return False
+        return True
+
+    await eventually(there_is_room, "a place has become free")
+    calls[1].cancel()
+
+
+async def test_connections_beyond_the_limit_are_closed_at_once(stack: Stack) -> None:
+    gateway = await stack.add_gateway(max_connections=2)
+    async with RawConnection(gateway.target) as one, RawConnection(gateway.target) as two:
+        for connection in (one, two):
+            await asyncio.wait_for(connection.call(request_fields(b"/a/b"), message(b"")), PATIENCE)
+        async with RawConnection(gateway.target) as three:
+            assert await three.wait_until_closed(PATIENCE)
+        assert one.is_open
+        assert two.is_open
+
+
+HELLO = PREFACE + frame(Frame.SETTINGS, 0, 0)
+HALF_A_CALL = frame(Frame.HEADERS, END_HEADERS, 1, header_block(request_fields(b"/grpc.health.v1.Health/Watch")))
+
+
+@pytest.mark.parametrize(
+    ("said", "keepalive_seconds"),
+    [
+        (b"", 60.0),
+        (PREFACE[:7], 60.0),
+        (PREFACE, 60.0),
+        (HELLO, 60.0),
+        (HELLO + frame(Frame.SETTINGS, ACK, 0), 0.5),
+        (HELLO + frame(Frame.SETTINGS, ACK, 0) + HALF_A_CALL, 0.5),
+    ],
+    ids=[
+        "nothing",
+        "half a greeting",
+        "a greeting",
+        "no receipt of settings",
+        "no answer to pings",
+        "half a call and no answer",
+    ],
+)
+async def test_who_connects_and_does_not_answer_is_cut_off(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, said: bytes, keepalive_seconds: float
+) -> None:
+    monkeypatch.setattr(grpc_server, "HANDSHAKE_SECONDS", 0.5)
+    gateway = await stack.add_gateway(keepalive_seconds=keepalive_seconds)
+    connection = RawConnection(gateway.target, polite=False)
+    await connection.open(preface=False)
+    try:
+        connection.send(said)
+        assert await connection.wait_until_closed(PATIENCE)
+    finally:
+        await connection.close()
+
+
+async def test_an_idle_connection_is_closed_and_its_client_connects_again(stack: Stack) -> None:
+    gateway = await stack.add_gateway(idle_connection_seconds=0.3)
+    stub: Any = model_service_pb2_grpc.ModelServiceStub(stack.channel(gateway))
+    await stub.ListModels(model_service_pb2.ListModelsRequest())
+    async with RawConnection(gateway.target) as connection:
+        assert await connection.wait_until_closed(PATIENCE)
+    await stub.ListModels(model_service_pb2.ListModelsRequest())
+
+
+async def test_refused_requests_leave_nothing_in_redis(served: Served) -> None:
+    await read(served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=1))))
+    store = served.gateway.application._store
+    keys = await _keys(store)
+    for body in (b"", message(b"\xff\xff"), message(GOOD)[:5], message(b""), message(GOOD, flag=1)):
+        for method in (b"Generate", b"GenerateStream", b"SubmitGeneration"):
+            assert (await send(served.gateway, SERVICE + method, body)).status not in (0, 2, None)
+    assert await _keys(store) == keys
+
+
+async def _keys(store: Any) -> set[bytes]:
+    return {key async for key in store.connection._commands.scan_iter()}
