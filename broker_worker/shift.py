@@ -103,13 +103,14 @@ class Shift:
         if self._reports.log_content:
             execution.texts = {}
         self._take_up(execution)
-        if record.last and record.fingerprint != self.model.fingerprint:
+        emitted = emitted_so_far(await self._store.read_whole_log(record.generation_id)) if record.last else []
+        is_complete = len(emitted) == record.job.n and all(choice.HasField("end") for choice in emitted)
+        if record.last and record.fingerprint != self.model.fingerprint and not is_complete:
             error = GenerationAbortedError(
                 "the worker was lost after the first token, and the engine that took over is not like the one before"
             )
             await self._end_early(execution, FAILED, error)
             return
-        emitted = emitted_so_far(await self._store.read_whole_log(record.generation_id)) if record.last else []
         if not execution.over:
             self._session.start(execution.start_command(emitted, telemetry.traceparent_of(context)))
 

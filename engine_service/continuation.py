@@ -1,12 +1,21 @@
 """What is promised of a generation that goes on after a takeover: whether it may, and whether it is exact."""
 
+from collections.abc import Iterable
+
+from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import GenerationAbortedError
 from tokenrelay.v1 import generation_pb2
 
 
-def refuse_if_impossible(params: generation_pb2.SamplingParams) -> None:
-    """Raises GenerationAbortedError if emitted tokens cannot be continued: a grammar's state is gone with its engine."""
-    if params.WhichOneof("structured_output") is not None:
+def refuse_if_impossible(
+    params: generation_pb2.SamplingParams, emitted: Iterable[engine_service_pb2.EmittedChoice]
+) -> None:
+    """Raises GenerationAbortedError if emitted tokens cannot be continued: a grammar's state is gone with its engine.
+
+    A choice that has ended needs no continuation.
+    """
+    cut_off = any(choice.token_ids and not choice.HasField("end") for choice in emitted)
+    if cut_off and params.WhichOneof("structured_output") is not None:
         raise GenerationAbortedError(
             "the worker was lost after the first token, and structured output cannot be continued; ask again as a new request"
         )

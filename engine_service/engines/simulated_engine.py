@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from engine_service import continuation
 from engine_service.engines import EngineRequest, Sink, Tokens, max_tokens
 from engine_service.engines.simulation import END, VOCABULARY_SIZE, Chain, prompt_tokens, token_bytes
 from engine_service.settings import EngineSettings
@@ -83,8 +82,6 @@ class SimulatedEngine:
         for name in UNSUPPORTED:
             if params.HasField(name):  # type: ignore[arg-type]
                 raise InvalidRequestError.of_field(f"spec.sampling_params.{name}", "the simulated engine has none")
-        if any(emitted.token_ids for emitted in request.emitted.values()):
-            continuation.refuse_if_impossible(params)
         prompt = sink.measured.prompt_tokens = prompt_tokens(request.spec)
         limit = max_tokens(prompt, request.spec, settings.simulated_max_model_len, settings.default_max_tokens)
         run = _Run(self)

@@ -101,8 +101,7 @@ class VllmEngine:
 
     async def begin(self, request: EngineRequest, sink: Sink) -> "_Run":
         params = request.spec.sampling_params
-        if any(emitted.token_ids for emitted in request.emitted.values()):
-            continuation.refuse_if_impossible(params)
+        continuation.refuse_if_impossible(params, request.emitted.values())
         run = _Run(self._llm_now(), request, sink)
         try:
             await self._begin_choices(run)

@@ -110,6 +110,25 @@ async def test_a_stream_goes_on_when_its_engine_dies(served: Served) -> None:
     check_whole(wanted, events, attempts=2)
 
 
+async def test_a_complete_log_is_finished_by_any_engine(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = served.worker.application._store
+    write, reached = store.write, asyncio.Event()
+
+    async def dies_before_the_end(additions: Any, endings: Any = ()) -> Any:
+        written = await write(additions, [])
+        if endings:
+            reached.set()
+            await asyncio.Event().wait()
+        return written
+
+    monkeypatch.setattr(store, "write", dies_before_the_end)
+    call = asyncio.create_task(read(served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec()))))
+    await reached.wait()
+    await served.worker.stop(abruptly=True)
+    await served.stack.add_worker(await served.stack.add_engine(simulated_multi_byte=False))  # has another fingerprint
+    check_whole(spec(), await call, attempts=2)
+
+
 async def test_a_drained_worker_hands_over_what_does_not_end_in_time(served: Served) -> None:
     wanted = spec(max_tokens=4000)
     call = served.stub.GenerateStream(s.GenerateStreamRequest(spec=wanted))

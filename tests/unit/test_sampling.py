@@ -7,7 +7,6 @@ from vllm import SamplingParams
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from engine_service import continuation, sampling
-from tokenrelay.errors import GenerationAbortedError
 from tokenrelay.v1 import generation_pb2 as g
 
 
@@ -62,9 +61,3 @@ def test_structured_output(params: g.SamplingParams, arguments: dict[str, object
 )
 def test_a_continuation_says_whether_it_is_exact(params: g.SamplingParams, temperature: float, exact: bool) -> None:
     assert continuation.is_exact(params, temperature) is exact
-
-
-def test_structured_output_cannot_be_continued() -> None:
-    continuation.refuse_if_impossible(g.SamplingParams(stop=["x"]))
-    with pytest.raises(GenerationAbortedError, match="structured output cannot be continued"):
-        continuation.refuse_if_impossible(g.SamplingParams(regex="a+"))
