@@ -17,9 +17,8 @@ and the harness writes
 - `expected`, for an engine that computes a model: `prompt`, `max_tokens`, `tokens` and `text` of an undisturbed run
 - `fault` and `healed`: `fault`, `target`, and what describes it
 - `exit`, when a process ends: `process`, `pid`, `status`, `wanted` (the harness ended it)
-- `serving`, when a killed Redis answers again: `target`
-- `survived`, between a Redis' death and its next start, read from its disk: `died_at`, `logs` (id to last sequence and
-  whether it is terminal)
+- `serving`, when a killed Redis answers again: `target`, `died_at`
+- `survived`, what was on its disk then, read from a copy: `died_at`, `logs` (id to last sequence and whether it is terminal)
 - `log`, at the end, for each generation: `id`, `state`, `key_hash`, `entries` (sequence, epoch, tokens), `text`, `terminals`
   (how many terminal records), `attempts` (claimed at, last append at, log's sequence at its end; in µs), `claimed_us`,
   `engine_called` (by the last attempt), `digest`, `reason`

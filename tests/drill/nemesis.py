@@ -1,8 +1,11 @@
 """What breaks processes: kill -9, a pause, and a Redis that dies and is looked at before it comes back."""
 
 import asyncio
+import shutil
 import signal
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.drill import witness
 from tests.drill.stage import Stage
@@ -37,21 +40,24 @@ async def _kill_redis(stage: Stage, away: float) -> float:
     stage.note_fault("kill -9", "redis")
     await member.kill(hold=True)
     died_at = time.time()
-
-    def look() -> dict[str, tuple[int, bool]]:
-        with witness.disk_of(executable, folder) as client:
-            return witness.positions(client)
-
-    logs, _ = await asyncio.gather(asyncio.to_thread(look), asyncio.sleep(away))
-    stage.drill.history.note("survived", died_at=died_at, logs=logs)
-    member.release()
-    client = stage.redis()
-    try:
-        await asyncio.to_thread(witness.wait_until_loaded, client)
-    finally:
-        client.close()
-    stage.drill.history.note("serving", target="redis")
+    with TemporaryDirectory(prefix="drill-") as copy:
+        await asyncio.gather(asyncio.to_thread(shutil.copytree, folder, copy, dirs_exist_ok=True), asyncio.sleep(away))
+        member.release()
+        client = stage.redis()
+        try:
+            await asyncio.to_thread(witness.wait_until_loaded, client)
+            stage.drill.history.note("serving", target="redis", died_at=died_at)
+            # Its file is rewritten when it has doubled since the last start, so that it would grow with every death.
+            await asyncio.to_thread(client.bgrewriteaof)
+        finally:
+            client.close()
+        stage.drill.history.note("survived", died_at=died_at, logs=await asyncio.to_thread(_look, executable, Path(copy)))
     return died_at
+
+
+def _look(executable: str, copy: Path) -> dict[str, tuple[int, bool]]:
+    with witness.disk_of(executable, copy) as client:
+        return witness.positions(client)
 
 
 async def pause(stage: Stage, name: str, seconds: float) -> None:

@@ -70,9 +70,7 @@ def takeovers_in_outages(events: Sequence[Event], margin: float) -> int:
 
 
 def _outages(events: Iterable[Event]) -> list[tuple[float, float]]:
-    died = [event["died_at"] for event in events if event["kind"] == "survived"]
-    back = [event["at"] for event in events if event["kind"] == "serving"]
-    return list(zip(died, back, strict=True))
+    return [(event["died_at"], event["at"]) for event in events if event["kind"] == "serving"]
 
 
 def _deltas_by_generation(events: Iterable[Event]) -> dict[str, list[float]]:

@@ -1,8 +1,6 @@
 """Reads out of Redis what a history needs: every generation's log and record, and whether all is over."""
 
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -68,21 +66,19 @@ def is_idle(found: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def disk_of(executable: str, folder: Path) -> Iterator[Client]:
-    """Opens what a dead Redis has left on disk, in a server of its own on a copy of it."""
-    with tempfile.TemporaryDirectory(prefix="drill-") as copy:
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
-        socket = f"{copy}/redis.sock"
-        command = [executable, "--port", "0", "--unixsocket", socket, "--dir", copy, "--appendonly", "yes", "--save", ""]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        client = redis.Redis(unix_socket_path=socket)
-        try:
-            wait_until_loaded(client)
-            yield client
-        finally:
-            client.close()
-            server.kill()
-            server.wait()
+def disk_of(executable: str, copy: Path) -> Iterator[Client]:
+    """Opens a copy of what a dead Redis has left on disk, in a server of its own."""
+    socket = copy / "redis.sock"
+    command = [executable, "--port", "0", "--unixsocket", str(socket), "--dir", str(copy), "--appendonly", "yes", "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client = redis.Redis(unix_socket_path=str(socket))
+    try:
+        wait_until_loaded(client)
+        yield client
+    finally:
+        client.close()
+        server.kill()
+        server.wait()
 
 
 def wait_until_loaded(client: Client, seconds: float = LOAD_SECONDS) -> None:

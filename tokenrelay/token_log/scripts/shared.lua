@@ -177,15 +177,18 @@ local function back_since(lease)
 end
 
 -- Fields that is_unwanted needs.
-local UNWANTED = {'cancelled', 'cancel_at', 'watch', 'watchers'}
+local UNWANTED = {'cancelled', 'cancel_at', 'watch', 'watchers', 'policy', 'grace'}
 
 -- Tells whether a generation is to be cancelled: because somebody said so, or because its last reader is gone.
 local function is_unwanted(record, lease)
     if record.cancelled then return true end
     if not passed(record.cancel_at) then return false end
-    -- A reader that left with a word is no watcher any more. One whose watch ran out may only have been unable to renew.
-    local in_silence = record.watchers and record.watchers ~= ''
-    return not in_silence or NOW >= back_since(lease) + tonumber(record.watch or 0)
+    -- A reader that left with a word is no watcher any more. One whose watch ran out may only have been unable to renew, and
+    -- one that has a time of grace may have been unable to come back.
+    local needed = 0
+    if record.watchers and record.watchers ~= '' then needed = tonumber(record.watch or 0) end
+    if tonumber(record.policy or 0) == CANCEL_AFTER_GRACE then needed = needed + tonumber(record.grace or 0) end
+    return needed == 0 or NOW >= back_since(lease) + needed
 end
 
 -- Why a queued generation may not be started any more: its terminal state and record, or nil if it may.
