@@ -382,11 +382,11 @@ async def test_nobody_s_silence_counts_while_redis_was_away(bench: Bench) -> Non
 
 async def test_the_time_of_grace_begins_anew_after_an_outage(bench: Bench) -> None:
     policy = generation_pb2.DISCONNECT_POLICY_CANCEL_AFTER_GRACE
-    generation_id = await bench.submit(policy=policy, grace_ms=150, gateway="g1", watch_ms=60_000)
+    generation_id = await bench.submit(policy=policy, grace_ms=400, gateway="g1", watch_ms=60_000)
     claim = await bench.take()
     await bench.store.watch("g1", 0, [generation_id])
     await bench.store.reap(0)
-    await asyncio.sleep(0.25)  # its reader could not come back: all were cut off
+    await asyncio.sleep(0.5)  # its reader could not come back: all were cut off
     assert await bench.append(claim, 0, 1) is Outcome.OK
     assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
     await until_unwanted(bench, claim)
