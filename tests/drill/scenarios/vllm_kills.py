@@ -45,7 +45,7 @@ async def run(drill: Drill) -> None:
     async with set_up(drill, changes=_on_cores_of_their_own(), engine="vllm", model="models/demo") as stage:
         await _note_undisturbed(drill, stage)
         load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS, wishes=_wish))
-        for number in range(8 if drill.long else 1):
+        for number in range(5 if drill.long else 1):
             await stage.last(EVERY)
             await nemesis.kill(stage, f"engine-{number % 2 + 1}")
         await stage.last(EVERY)
