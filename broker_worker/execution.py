@@ -13,7 +13,7 @@ from tokenrelay.errors import TokenrelayError
 from tokenrelay.status import to_status
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log.records import Record
-from tokenrelay.token_log.store import Addition, Ending, LogItem
+from tokenrelay.token_log.values import Addition, Ending, LogItem
 from tokenrelay.v1 import generation_pb2
 
 

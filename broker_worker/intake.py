@@ -10,7 +10,8 @@ from broker_worker.shift import Shift
 from broker_worker.waiting import Candidate, Load, Waiting, slots_of
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.metrics import WorkerMetrics
-from tokenrelay.token_log.store import GenerationStore, QueueEntry
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import QueueEntry
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,8 @@ import structlog
 
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.token_log.registry import Registry
-from tokenrelay.token_log.store import GenerationStore, QueueEntry
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import QueueEntry
 
 log = structlog.get_logger(__name__)
 

@@ -28,7 +28,8 @@ from tokenrelay.errors import (
 )
 from tokenrelay.metrics import WorkerMetrics
 from tokenrelay.status import from_status
-from tokenrelay.token_log.store import Addition, Claim, Ending, GenerationStore, Outcome
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import Addition, Claim, Ending, Outcome
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)

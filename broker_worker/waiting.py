@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from tokenrelay.token_log.store import QueueEntry
+from tokenrelay.token_log.values import QueueEntry
 
 SUSPECT_PATIENCE = 10.0  # seconds for which a suspect lets others pass
 

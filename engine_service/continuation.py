@@ -7,9 +7,7 @@ from tokenrelay.errors import GenerationAbortedError
 from tokenrelay.v1 import generation_pb2
 
 
-def refuse_if_impossible(
-    params: generation_pb2.SamplingParams, emitted: Iterable[engine_service_pb2.EmittedChoice]
-) -> None:
+def refuse_if_impossible(params: generation_pb2.SamplingParams, emitted: Iterable[engine_service_pb2.EmittedChoice]) -> None:
     """Raises GenerationAbortedError if emitted tokens cannot be continued: a grammar's state is gone with its engine.
 
     A choice that has ended needs no continuation.

@@ -14,7 +14,7 @@ from tokenrelay.clock import PeerClock
 from tokenrelay.errors import GenerationExpiredError, StoreUnavailableError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
-from tokenrelay.token_log.store import Submission
+from tokenrelay.token_log.values import Submission
 from tokenrelay.v1 import generation_pb2
 
 

@@ -8,7 +8,7 @@ from google.protobuf import timestamp_pb2
 from tokenrelay import timings
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log.records import Record
-from tokenrelay.token_log.store import LogItem
+from tokenrelay.token_log.values import LogItem
 from tokenrelay.v1 import generation_pb2
 
 # Tags of the wire format: field number * 8 + 2 for bytes, + 0 for numbers.

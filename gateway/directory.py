@@ -8,7 +8,8 @@ import structlog
 from tokenrelay.errors import InvalidRequestError, ModelNotFoundError, NoWorkerError, StoreUnavailableError
 from tokenrelay.metrics import GatewayMetrics
 from tokenrelay.token_log.registry import Registry, ServedModel
-from tokenrelay.token_log.store import Depth, GenerationStore
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import Depth
 
 log = structlog.get_logger(__name__)
 

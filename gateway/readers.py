@@ -16,7 +16,8 @@ from tokenrelay.status import from_status
 from tokenrelay.telemetry import Tracing
 from tokenrelay.token_log import keys
 from tokenrelay.token_log.feed import Feed, Follower
-from tokenrelay.token_log.store import Accepted, GenerationStore, LogItem, Submission, not_found
+from tokenrelay.token_log.store import GenerationStore, not_found
+from tokenrelay.token_log.values import Accepted, LogItem, Submission
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,8 @@ from gateway.readers import Reader, Readers
 from tokenrelay import calls, telemetry, timings
 from tokenrelay.errors import DrainingError, OutOfRangeError
 from tokenrelay.token_log.records import Record
-from tokenrelay.token_log.store import GenerationStore, LogItem
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import LogItem
 from tokenrelay.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
 
 GENERATION_ID, TRACE_ID = "tokenrelay-generation-id", "tokenrelay-trace-id"  # initial metadata

@@ -34,7 +34,8 @@ from tokenrelay.token_log import keys
 from tokenrelay.token_log.connection import RedisConnection
 from tokenrelay.token_log.dead_letters import DeadLetters
 from tokenrelay.token_log.records import Record
-from tokenrelay.token_log.store import GenerationStore, StoreLimits, Submission
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import StoreLimits, Submission
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 

@@ -11,7 +11,8 @@ from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import dead_letters, keys
 from tokenrelay.token_log.dead_letters import DeadLetters
 from tokenrelay.token_log.registry import Registry
-from tokenrelay.token_log.store import Claim, GenerationStore, HandBack, Outcome, StoreLimits
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import Claim, HandBack, Outcome, StoreLimits
 from tokenrelay.v1 import generation_pb2, model_service_pb2
 
 FAILED = store_pb2.Terminal(state=generation_pb2.GENERATION_STATE_FAILED)

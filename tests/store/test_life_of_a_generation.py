@@ -16,7 +16,8 @@ from tokenrelay.errors import (
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import connection as connection_module
 from tokenrelay.token_log import keys
-from tokenrelay.token_log.store import Addition, Claim, Depth, GenerationStore, HandBack, Outcome, StoreLimits
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import Addition, Claim, Depth, HandBack, Outcome, StoreLimits
 from tokenrelay.v1 import generation_pb2
 
 

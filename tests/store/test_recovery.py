@@ -8,7 +8,7 @@ from tests.support.waiting import eventually
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
 from tokenrelay.token_log.registry import Registry
-from tokenrelay.token_log.store import QueueEntry
+from tokenrelay.token_log.values import QueueEntry
 from tokenrelay.v1 import model_service_pb2
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gateway import answers
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log.store import LogItem
+from tokenrelay.token_log.values import LogItem
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 

@@ -4,7 +4,7 @@ import pytest
 
 from broker_worker import waiting as waiting_module
 from broker_worker.waiting import Load, Waiting
-from tokenrelay.token_log.store import QueueEntry
+from tokenrelay.token_log.values import QueueEntry
 
 SLOTS = 4
 IDLE = Load(0, SLOTS, only_cleared=True)

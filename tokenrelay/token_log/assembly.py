@@ -2,7 +2,8 @@
 
 from tokenrelay.settings import StoreSettings
 from tokenrelay.token_log.connection import RedisConnection
-from tokenrelay.token_log.store import GenerationStore, StoreLimits
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import StoreLimits
 
 
 def open_store(settings: StoreSettings) -> GenerationStore:

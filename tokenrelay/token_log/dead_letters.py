@@ -9,7 +9,8 @@ from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
 from tokenrelay.token_log.connection import Script
 from tokenrelay.token_log.registry import Registry
-from tokenrelay.token_log.store import PAGE, Accepted, GenerationStore, Submission
+from tokenrelay.token_log.store import PAGE, GenerationStore
+from tokenrelay.token_log.values import Accepted, Submission
 from tokenrelay.v1 import generation_pb2
 
 FIRST = "0-0"  # before all entries of a stream

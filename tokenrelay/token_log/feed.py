@@ -14,7 +14,8 @@ import structlog
 from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
-from tokenrelay.token_log.store import PAGE, GenerationStore, LogItem, Standing
+from tokenrelay.token_log.store import PAGE, GenerationStore
+from tokenrelay.token_log.values import LogItem, Standing
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,8 @@ import structlog
 
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.metrics import ReaperMetrics
-from tokenrelay.token_log.store import GenerationStore, Reaped
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import Reaped
 
 log = structlog.get_logger(__name__)
 

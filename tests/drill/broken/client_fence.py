@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from tests.drill.broken import scripts
 from tokenrelay.token_log import keys
-from tokenrelay.token_log.store import Addition, Ending, GenerationStore, Outcome, Written
+from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.token_log.values import Addition, Ending, Outcome, Written
 
 
 def install() -> None:
