@@ -38,7 +38,7 @@ test: setup-dev ## Runs lint and all tests that need no GPU
 test-gpu: setup-dev ## Runs the tests that need a GPU
 	@$(VENV)/pytest -m gpu
 
-drill: setup-dev ## Kills, pauses and cuts off everything under load, about 10 minutes; NAMES= SEED=
+drill: setup-dev ## Kills, pauses and cuts off everything under load, a quarter of an hour; NAMES= SEED=
 	@$(VENV)/python -m tests.drill $(NAMES) $(if $(SEED),--seed $(SEED))
 
 drill-long: setup-dev ## The same at the size of docs/promises.md, about an hour

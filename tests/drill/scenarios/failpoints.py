@@ -28,7 +28,9 @@ DRAIN_SECONDS = 0.3  # a worker that stops hands back what it has
 MODEL = "simulated-drill"
 PROGRAMS = {"gateway": GATEWAY, "worker": WORKER, "engine": ENGINE}
 SPLIT = "worker-between-append-and-finish"
-POINTS_OF_A_ROUND = (*POINTS, *[point for point in POINTS if point.name == SPLIT] * 2)
+SPLITS = tuple(point for point in POINTS if point.name == SPLIT) * 2
+POINTS_OF_A_ROUND = (*POINTS, *SPLITS)
+SOME = 10  # points of a short drill, at random
 
 Provocation = Callable[[Stage, Failpoints], Awaitable[object]]
 
@@ -43,7 +45,7 @@ async def run(drill: Drill) -> None:
     async with set_up(drill, common=common, changes=changes, may_exit=tuple(names)) as stage:
         load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS, wishes=short_answers))
         rounds = 2 if drill.long else 1
-        for point in itertools.chain.from_iterable(_one_round(drill.random) for _ in range(rounds)):
+        for point in itertools.chain.from_iterable(_one_round(drill) for _ in range(rounds)):
             pid = await _hit(stage, points, point)
             points.disarm()
             if pid is None:
@@ -60,14 +62,17 @@ def short_answers(chance: Random, call: int) -> Wish:
     return Wish(f"{call} {chance.getrandbits(64):x}", {"max_tokens": chance.randint(20, 300)})
 
 
-def _one_round(chance: Random) -> Iterator[Point]:
+def _one_round(drill: Drill) -> Iterator[Point]:
     """Yields all points in random order, those of the engine far from each other: a death makes suspects, which take time."""
-    engine = [point for point in POINTS_OF_A_ROUND if point.program == ENGINE]
-    others = [point for point in POINTS_OF_A_ROUND if point.program != ENGINE]
+    chance = drill.random
+    chosen = POINTS_OF_A_ROUND if drill.long else (*chance.sample(POINTS, SOME), *SPLITS)
+    engine = [point for point in chosen if point.program == ENGINE]
+    others = [point for point in chosen if point.program != ENGINE]
     chance.shuffle(engine)
     chance.shuffle(others)
-    share = -(-len(others) // len(engine))
-    for number, point in enumerate(engine):
+    share = -(-len(others) // (len(engine) + 1))
+    yield from others[:share]
+    for number, point in enumerate(engine, start=1):
         yield point
         yield from others[number * share : (number + 1) * share]
 
