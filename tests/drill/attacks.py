@@ -35,6 +35,7 @@ from tokenrelay.v1 import generation_service_pb2 as s
 
 CALLERS = 8
 BATCH = 16  # calls at a time of each caller
+LARGE_BATCH = 4  # the same for calls of up to some 100 KB
 RESETS = 100  # calls that are begun and broken off in one go
 HELD = 200  # connections, and calls, that are left hanging at a time
 PATIENCE = 40.0  # seconds for an answer
@@ -91,7 +92,7 @@ class Attack:
         kinds: tuple[tuple[int, Callable[[RawConnection], Awaitable[int]]], ...] = (
             (16, self._random_bytes),
             (16, self._mutated),
-            (10, self._wrong_fields),
+            (30, self._wrong_fields),
             (10, self._wrong_prefixes),
             (8, self._wrong_headers),
             (8, self._wrong_names),
@@ -159,10 +160,16 @@ class Attack:
             await asyncio.wait_for(connection.call(request_fields(CANCELS), message(wanted)), PATIENCE)
 
     async def _calls(
-        self, connection: RawConnection, kind: str, make: Callable[[], tuple[Headers, bytes]], *, may_break: bool = False
+        self,
+        connection: RawConnection,
+        kind: str,
+        make: Callable[[], tuple[Headers, bytes]],
+        *,
+        batch: int = BATCH,
+        may_break: bool = False,
     ) -> int:
-        await asyncio.gather(*(self._call(connection, kind, *make(), may_break=may_break) for _ in range(BATCH)))
-        return BATCH
+        await asyncio.gather(*(self._call(connection, kind, *make(), may_break=may_break) for _ in range(batch)))
+        return batch
 
     def _method(self) -> bytes:
         return self._chance.choice(list(self._good))
@@ -207,7 +214,7 @@ class Attack:
         return await self._calls(connection, "wrong prefixes", make)
 
     async def _wrong_fields(self, connection: RawConnection) -> int:
-        return await self._calls(connection, "wrong fields", self._wrong_request)
+        return await self._calls(connection, "wrong fields", self._wrong_request, batch=LARGE_BATCH)
 
     def _wrong_request(self) -> tuple[Headers, bytes]:
         chance = self._chance
