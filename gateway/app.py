@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, suppress
 import structlog
 from prometheus_client import CollectorRegistry
 
+from gateway import memory
 from gateway.admission import Admission
 from gateway.directory import ModelDirectory
 from gateway.model_servicer import ModelServicer
@@ -46,6 +47,7 @@ class GatewayApplication:
 
     async def start_up(self) -> None:
         settings, gateway_id = self._settings, self._gateway_id
+        memory.give_back()
         registry = metrics.new_registry()
         tracing = telemetry.set_up("tokenrelay-gateway", gateway_id, settings)
         self._resources.callback(tracing.shut_down)

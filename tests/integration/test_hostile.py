@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from deploy.local.settings import ROOT
 from tests.drill.raw_http2 import (
     ACK,
     END_HEADERS,
@@ -218,3 +221,35 @@ async def test_refused_requests_leave_nothing_in_redis(served: Served) -> None:
 
 async def _keys(store: Any) -> set[bytes]:
     return {key async for key in store.connection._commands.scan_iter()}
+
+
+HOLES = """
+import ctypes, sys
+from pathlib import Path
+from gateway import memory
+if sys.argv[1] == "bounded":
+    memory.give_back()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+def take(size):
+    place = libc.malloc(size)
+    ctypes.memset(place, 1, size)
+    return place
+before = resident()
+libc.free(take(20_000_000))
+large = []
+for _ in range(10):
+    large.append(take(4_000_000))
+    take(1000)  # stays, and keeps what lies before it from being given back
+for place in large:
+    libc.free(place)
+print(resident() - before)
+"""
+
+
+@pytest.mark.parametrize(("bounds", "is_given_back"), [("bounded", True), ("unbounded", False)])
+def test_what_large_requests_took_is_given_back(bounds: str, is_given_back: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES, bounds], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert (int(done.stdout) < 4_000_000) is is_given_back, done.stdout

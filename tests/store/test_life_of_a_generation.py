@@ -1,6 +1,7 @@
 """The scripts, one rule a test, on every Redis that the machine has."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -417,7 +418,9 @@ async def test_a_late_renewal_succeeds_if_nobody_took_over(bench: Bench) -> None
     assert (await bench.store.reap(0)).taken_over == 0
 
 
-async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench) -> None:
+@pytest.mark.parametrize(("keep_ms", "dropped"), [(0, 10), (10_000, 0)], ids=["long ended", "just ended"])
+async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench, keep_ms: int, dropped: int) -> None:
+    bench.store.limits = replace(bench.store.limits, keep_ms=keep_ms)
     ids = []
     for _ in range(15):
         ids.append(await bench.submit())
@@ -428,11 +431,12 @@ async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench) -
     used = (await client.info("memory"))["used_memory"]
     try:
         await client.config_set("maxmemory", round(used / 0.8) - 50_000)
-        assert (await bench.store.reap(0)).dropped_early == 10
+        assert (await bench.store.reap(0)).dropped_early == dropped
     finally:
         await client.config_set("maxmemory", 0)
-    with pytest.raises(GenerationNotFoundError):
-        await bench.store.read_record(ids[0])
+    if dropped:
+        with pytest.raises(GenerationNotFoundError):
+            await bench.store.read_record(ids[0])
     assert await bench.state(ids[-1]) == "FINISHED"
 
 

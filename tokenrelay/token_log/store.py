@@ -190,7 +190,7 @@ class GenerationStore:
             self._scripts["reap"],
             keys.prefix(shard),
             *(limit, limits.lease_ms, limits.retention_ms),
-            *(self._cancelled, self._past_deadline, self._past_queue_timeout, limits.drop_above),
+            *(self._cancelled, self._past_deadline, self._past_queue_timeout, limits.drop_above, limits.keep_ms),
         )
         counts, ended = reply[:REAPED], reply[REAPED:]
         for generation_id, state in zip(ended[::2], ended[1::2], strict=True):

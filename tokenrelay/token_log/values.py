@@ -30,6 +30,7 @@ class StoreLimits:
         queued_bytes: how many bytes of prompts these may have.
         accept_below: share of maxmemory above which nothing is accepted.
         drop_above: share of maxmemory above which the oldest finished generations go early.
+        keep_ms: how long they stay after their end even then, for readers that are behind.
     """
 
     retention_ms: int = 3_600_000
@@ -38,6 +39,7 @@ class StoreLimits:
     queued_bytes: int = 256 * 1024 * 1024
     accept_below: float = 0.9
     drop_above: float = 0.8
+    keep_ms: int = 10_000
 
 
 @dataclass(frozen=True)

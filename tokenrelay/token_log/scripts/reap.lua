@@ -3,12 +3,13 @@
 --
 -- ARGV: most generations to look at, lease in milliseconds, retention in milliseconds,
 --       terminal records of a cancelled one, one past its deadline and one past its queue timeout,
---       share of maxmemory above which finished generations go early
+--       share of maxmemory above which finished generations go early, milliseconds for which they stay all the same: a
+--       reader that is behind has still to read the end
 -- Replies {now in microseconds, looked at, taken over, expired, cancelled, dropped early,
 --          id and state of each one that expired or was cancelled...}.
 local limit, lease, retention = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local terminals = {cancelled = ARGV[4], deadline = ARGV[5], queue_timeout = ARGV[6]}
-local watermark = tonumber(ARGV[7])
+local watermark, keep = tonumber(ARGV[7]), tonumber(ARGV[8])
 local taken_over, expired, cancelled, dropped, ended = 0, 0, 0, 0, {}
 allow_out_of_memory()
 
@@ -62,10 +63,10 @@ local function above_watermark()
     return maximum > 0 and used > maximum * watermark
 end
 while dropped < limit and above_watermark() do
-    local oldest = redis.call('ZPOPMIN', FINISHED, 10)
+    local oldest = redis.call('ZRANGEBYSCORE', FINISHED, '-inf', NOW - keep, 'LIMIT', 0, 10)
     if #oldest == 0 then break end
-    for position = 1, #oldest, 2 do
-        local id = oldest[position]
+    for _, id in ipairs(oldest) do
+        redis.call('ZREM', FINISHED, id)
         local idempotency = redis.call('HGET', record_key(id), 'idempotency')
         if idempotency then redis.call('DEL', idempotency_key(idempotency)) end
         redis.call('DEL', record_key(id), log_key(id))
