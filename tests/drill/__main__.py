@@ -18,7 +18,6 @@ from tests.drill.scenario import Drill
 from tests.drill.scenarios import SCENARIOS
 
 FOLDER = ROOT / ".tokenrelay" / "drill"
-PROMISES = ROOT / "docs" / "promises.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--long", action="store_true", help="at the size that docs/promises.md reports")
     parser.add_argument("--seed", type=int, default=SystemRandom().getrandbits(31), help="to have the same chances again")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="for logs, histories and the report; emptied before")
-    parser.add_argument("--publish", action="store_true", help="write the report into docs/promises.md too")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(SCENARIOS)
     if unknown:
@@ -42,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = " ".join(["python -m tests.drill", *options.names, *(["--long"] if options.long else [])])
     report = Report(command, options.seed, results)
     report.write(folder)
-    if options.publish:
-        report.publish(PROMISES)
     _show(report.markdown())
     _show(f"the report is in {folder / 'report.md'} and report.json; histories and logs lie beside it")
     return 0 if report.is_good else 1

@@ -1,0 +1,60 @@
+"""What the drills' report says, and how results reach docs/promises.md."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.drill import report
+from tests.drill.checker import Violation
+from tests.drill.history import History
+from tests.drill.report import Report, Result, result_of
+from tests.drill.scenario import Drill
+
+EVENTS = [
+    {"kind": "call"},
+    {"kind": "accepted", "id": "0-1"},
+    {"kind": "fault", "fault": "kill -9"},
+    {"kind": "fault", "fault": "kill -9"},
+    {"kind": "log", "id": "0-1", "entries": [[2, 1, [7, 8]], [3, 2, [9]]], "attempts": [[1, 2, 2]]},
+]
+
+
+def result(tmp_path: Path, name: str = "kills") -> Result:
+    with History(tmp_path / "history.jsonl") as history:
+        drill = Drill(name, tmp_path, history, Random(1), True, lambda _: None)
+    drill.judge("errors", seen="1", wanted="0", held=False)
+    return result_of(drill, "What happens.", "1", 2.0, EVENTS)
+
+
+def test_a_history_is_counted(tmp_path: Path) -> None:
+    found = result(tmp_path)
+    assert (found.calls, found.generations, found.tokens, found.taken_over) == (1, 1, 3, 1)
+    assert found.faults == {"kill -9": 2}
+
+
+def test_a_missed_bar_and_a_violation_are_told(tmp_path: Path) -> None:
+    found = result(tmp_path)
+    found.violations = [Violation("fenced", "0-1", "an old attempt wrote")]
+    whole = Report("python -m tests.drill", 1, [found])
+    assert not whole.is_good
+    assert "**1 violations**" in whole.markdown()
+    assert "| kills | errors | 0 | 1 | **no** |" in whole.markdown()
+    assert "violation in kills: fenced: 0-1: an old attempt wrote" in whole.markdown()
+
+
+def test_the_newest_result_of_each_drill_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, published = tmp_path / "promises.md", tmp_path / "drills.json"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    monkeypatch.setattr(report, "PROMISES", page)
+    monkeypatch.setattr(report, "PUBLISHED", published)
+    for names in (["kills", "pauses"], ["kills"]):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        Report("command", 1, [result(tmp_path, name) for name in names]).write(folder)
+        report.publish([folder])
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text  # noqa: PT018  # one page
+    assert text.count("| pauses | What happens.") == text.count("| kills | What happens.") == 1
+    assert [one["name"] for one in json.loads(published.read_text())] == ["kills", "pauses"]
