@@ -8,11 +8,11 @@ import pytest
 
 from tests.drill import report
 from tests.drill.checker import Violation
-from tests.drill.history import History
+from tests.drill.history import Event, History
 from tests.drill.report import Report, Result, result_of
 from tests.drill.scenario import Drill
 
-EVENTS = [
+EVENTS: list[Event] = [
     {"kind": "call"},
     {"kind": "accepted", "id": "0-1"},
     {"kind": "fault", "fault": "kill -9"},
