@@ -26,6 +26,10 @@ HANDSHAKE_SECONDS = 10.0  # for a new connection to greet as HTTP/2 does and to 
 WATCH_SECONDS = 1.0
 SPARE_DESCRIPTORS = 128  # for Redis, logs and metrics, however many clients connect
 GRPC_LOGGER = "grpc._cython.cygrpc"
+NOT_WORTH_A_LINE = (
+    "Invalid encoding on",  # a header that is no UTF-8; it is read as Latin-1 then
+    "ExecuteBatchError raised in core by servicer method",  # the client left while it was being answered
+)
 # Whoever pings more often is cut off. gRPC's own bound of 5 minutes would cut off every client with a keepalive.
 SHORTEST_PING_INTERVAL_MS = 200
 # What stands for every method that there is not. Nobody can call it by its name, which would be a call without an answer.
@@ -128,5 +132,5 @@ def _connections(wanted: int) -> int:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Tells what gRPC says about itself from the traceback that it writes for every header that is not UTF-8."""
-    return not record.getMessage().startswith("Invalid encoding on")
+    """Tells what gRPC says about itself from the tracebacks that it writes for what a client did."""
+    return not record.getMessage().startswith(NOT_WORTH_A_LINE)

@@ -101,6 +101,13 @@ async def test_a_header_that_is_no_utf8_writes_no_traceback(served: Served, capl
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
+async def test_grpc_says_nothing_of_clients_that_left_and_all_else(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    grpc_log = logging.getLogger(grpc_server.GRPC_LOGGER)
+    grpc_log.error("ExecuteBatchError raised in core by servicer method [/x/y]")
+    grpc_log.error("Unexpected [ValueError] raised by servicer method [/x/y]")
+    assert [record.getMessage()[:10] for record in caplog.records if record.name == grpc_log.name] == ["Unexpected"]
+
+
 async def test_a_flood_of_resets_cancels_nobody_elses_call(served: Served) -> None:
     wanted = request_fields(b"/tokenrelay.v1.ModelService/ListModels")  # the same, since gRPC has a line for each method
     async with RawConnection(served.gateway.target) as flood, RawConnection(served.gateway.target) as good:
@@ -242,7 +249,7 @@ libc.free(take(20_000_000))
 large = []
 for _ in range(10):
     large.append(take(4_000_000))
-    take(1000)  # stays, and keeps what lies before it from being given back
+    take(100_000)  # stays, and keeps what lies before it from being given back
 for place in large:
     libc.free(place)
 print(resident() - before)
@@ -252,4 +259,4 @@ print(resident() - before)
 @pytest.mark.parametrize(("bounds", "is_given_back"), [("bounded", True), ("unbounded", False)])
 def test_what_large_requests_took_is_given_back(bounds: str, is_given_back: bool) -> None:
     done = subprocess.run([sys.executable, "-c", HOLES, bounds], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert (int(done.stdout) < 4_000_000) is is_given_back, done.stdout
+    assert (int(done.stdout) < 8_000_000) is is_given_back, f"{done.stdout} of 40,000,000 bytes are still there"
