@@ -154,7 +154,7 @@ def _machine() -> str:
     cores, memory = os.cpu_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     executable = next(iter(redis_server.executables().values()))
     redis = ".".join(map(str, redis_server.version(executable)))
-    return f"{cores} cores, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}, Redis {redis}"
+    return f"{cores} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}, Redis {redis}"
 
 
 def publish(folders: Sequence[Path]) -> None:
