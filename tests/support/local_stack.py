@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -68,8 +69,9 @@ def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def free_port() -> int:
-    """A port from which on a whole stack's ports are free."""
-    for port in range(FIRST_PORT, LAST_PORT, STEP):
+    """A port from which on a whole stack's ports are free; at random, since others may look at the same moment."""
+    ports = range(FIRST_PORT, LAST_PORT, STEP)
+    for port in random.sample(ports, len(ports)):
         try:
             for one in range(port, port + STEP):
                 with socket.socket() as probe:
