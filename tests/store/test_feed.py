@@ -7,8 +7,10 @@ import pytest
 from tests.store.conftest import Bench
 from tests.support.redis_server import RedisServer
 from tokenrelay.errors import DataLossError
+from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
-from tokenrelay.token_log.feed import Feed, Follower
+from tokenrelay.token_log.feed import BUFFER_BYTES, ITEM_BYTES, Feed, Follower
+from tokenrelay.token_log.values import LogItem
 
 
 async def failure_of(follower: Follower) -> Exception | None:
@@ -46,3 +48,14 @@ async def test_an_accepted_generation_that_is_gone_is_lost(bench: Bench, redis: 
     client.close()
     await feed.renew_once()
     assert isinstance(await failure_of(follower), DataLossError)
+
+
+async def test_a_reader_that_is_far_behind_is_not_kept_up_with(bench: Bench) -> None:
+    follower = Feed(bench.store, "g1", 15_000).follow(keys.new_generation_id(0), 0, from_log=False)
+    most = BUFFER_BYTES // ITEM_BYTES  # an item of one token has next to nothing beside what it takes itself
+    for sequence in range(1, most + 1):
+        follower.push(LogItem(sequence, store_pb2.LogEntry(token_count=1)), 0)
+    assert len(follower._buffer) == most
+    follower.push(LogItem(most + 1, store_pb2.LogEntry(token_count=1)), 0)
+    assert follower._buffer == [], "it forgets what it held, and reads the log again"
+    assert follower._must_read

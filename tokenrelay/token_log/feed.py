@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 END_ONLY = "!"  # at the end of a watcher's name: entries are not fed, only the terminal record
 CHECK_INTERVAL = 1.0  # seconds between looks at all open logs
 BUFFER_BYTES = 256 * 1024  # what one follower may hold; past it, it forgets and reads the log again
+ITEM_BYTES = 640  # what an item takes in memory beside its own bytes, which for one token are about twenty
 
 
 class Follower:
@@ -68,12 +69,12 @@ class Follower:
             if follows:
                 return
             follows = item.sequence - item.entry.token_count == self._buffered_to
-        if not follows or self._buffered_bytes + size > BUFFER_BYTES:
+        if not follows or self._buffered_bytes + size + ITEM_BYTES > BUFFER_BYTES:
             self.reread()
             return
         self._buffer.append(item)
         self._buffered_to = item.sequence
-        self._buffered_bytes += size
+        self._buffered_bytes += size + ITEM_BYTES
         self._wake.set()
 
     def reread(self) -> None:
