@@ -50,6 +50,7 @@ class WorkerApplication:
     async def start_up(self) -> None:
         settings = self._settings
         registry = metrics.new_registry()
+        metrics.LoopMetrics(registry).watch()
         self._metrics = metrics.WorkerMetrics(registry)
         tracing = telemetry.set_up("tokenrelay-worker", self._worker_id, settings)
         self._resources.callback(tracing.shut_down)

@@ -19,7 +19,7 @@ from tokenrelay.errors import TokenrelayError
 from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.interceptors import CallInterceptor
 from tokenrelay.lifecycle import StartUpError
-from tokenrelay.metrics import CallMetrics, EngineMetrics, new_registry
+from tokenrelay.metrics import CallMetrics, EngineMetrics, LoopMetrics, new_registry
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
@@ -48,6 +48,7 @@ class EngineApplication:
         self._resources.callback(tracing.shut_down)
         # vLLM registers its own metrics in the default registry.
         registry = REGISTRY if settings.engine == "vllm" else new_registry()
+        LoopMetrics(registry).watch()
         if settings.metrics_port is not None:
             endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, registry, self._problem)
             self._resources.callback(endpoint.close)

@@ -49,6 +49,7 @@ class GatewayApplication:
         settings, gateway_id = self._settings, self._gateway_id
         memory.give_back()
         registry = metrics.new_registry()
+        metrics.LoopMetrics(registry).watch()
         tracing = telemetry.set_up("tokenrelay-gateway", gateway_id, settings)
         self._resources.callback(tracing.shut_down)
         gateway_metrics = metrics.GatewayMetrics(registry)

@@ -4,6 +4,8 @@ The library is prometheus-client, by Prometheus' own makers. Metrics are created
 a test has its own.
 """
 
+import asyncio
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from tokenrelay import conventions
@@ -15,6 +17,20 @@ def new_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry
+
+
+class LoopMetrics:
+    """The event loop that a process lives on."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tasks = Gauge(
+            "tokenrelay_asyncio_tasks", "Tasks of the event loop; they come and go with the work", registry=registry
+        )
+
+    def watch(self) -> None:
+        """Counts the running loop's tasks whenever somebody asks."""
+        loop = asyncio.get_running_loop()
+        self.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
 
 
 class CallMetrics:

@@ -100,9 +100,9 @@ def metrics_document() -> str:
         "are among the engine service's; Prometheus before 3.0 gets them as `vllm_*`.\n"
     ]
     for title, kinds in (
-        ("Gateway", (metrics.CallMetrics, metrics.GatewayMetrics, metrics.ReaperMetrics)),
-        ("Broker worker", (metrics.WorkerMetrics, metrics.ReaperMetrics)),
-        ("Engine service", (metrics.CallMetrics, metrics.EngineMetrics)),
+        ("Gateway", (metrics.CallMetrics, metrics.GatewayMetrics, metrics.ReaperMetrics, metrics.LoopMetrics)),
+        ("Broker worker", (metrics.WorkerMetrics, metrics.ReaperMetrics, metrics.LoopMetrics)),
+        ("Engine service", (metrics.CallMetrics, metrics.EngineMetrics, metrics.LoopMetrics)),
     ):
         registry = CollectorRegistry()
         for kind in kinds:
