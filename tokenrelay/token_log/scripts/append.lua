@@ -12,7 +12,7 @@ allow_out_of_memory()
 
 for position = 2, #ARGV, 5 do
     local id, fence, before, after, entry = unpack(ARGV, position, position + 4)
-    local record = read(id, 'fence', 'last', 'engine_deaths', unpack(UNWANTED))
+    local record = read(id, 'fence', 'last', 'engine_deaths', 'watchers', unpack(UNWANTED))
     local reply
     if not record or record.fence ~= fence then
         reply = 'FENCED'
@@ -35,7 +35,7 @@ for position = 2, #ARGV, 5 do
                 feed[#feed + 1] = feed_entry(id, tonumber(after), LOG_ENTRY, entry)
             end
         end
-        reply = is_unwanted(record, lease) and 'CANCEL' or 'OK'
+        reply = is_unwanted(id, record, lease) and 'CANCEL' or 'OK'
     elseif tonumber(record.last) >= tonumber(after) then
         redis.call('HSET', record_key(id), 'lease', NOW + lease)
         reply = 'OK'

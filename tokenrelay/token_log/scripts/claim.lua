@@ -20,7 +20,7 @@ local function history_of(record)
 end
 
 local function claim(id, nonce, queue, entry)
-    local record = read(id, 'epoch', 'fence', 'claimed_us', 'appended_us', 'history', 'cancelled', 'cancel_at', 'watch',
+    local record = read(id, 'epoch', 'fence', 'claimed_us', 'appended_us', 'history', 'cancelled', 'cancel_at',
         'deadline', 'queue_deadline', unpack(CONCLUDE))
     if not record or record.state > RUNNING or record.queue ~= queue or record.entry ~= entry then
         remove_entry(queue, model, entry)
@@ -31,7 +31,7 @@ local function claim(id, nonce, queue, entry)
         if record.fence ~= fence then return {'HELD'} end
         return {'CLAIMED', fence, tonumber(record.epoch), redis.call('HGETALL', record_key(id))}
     end
-    local state, terminal = overdue(record, terminals, lease)
+    local state, terminal = overdue(id, record, terminals, lease)
     if state then
         conclude(id, record, state, terminal, retention)
         return {'OVER', state}

@@ -25,11 +25,11 @@ local leases_count = NOW >= back_since(lease) + lease
 redis.call('HSET', PREFIX .. 'server', 'seen', NOW)
 
 local function decide(id)
-    local record = read(id, 'owner', 'lease', 'cancelled', 'cancel_at', 'watch', 'deadline', 'queue_deadline', unpack(CONCLUDE))
+    local record = read(id, 'owner', 'lease', 'cancelled', 'cancel_at', 'deadline', 'queue_deadline', unpack(CONCLUDE))
     redis.call('ZREM', DUE, id)
     if not record or record.state > RUNNING then return end
     if record.state == QUEUED then
-        local state, terminal = overdue(record, terminals, lease)
+        local state, terminal = overdue(id, record, terminals, lease)
         if state then
             conclude(id, record, state, terminal, retention)
             ended[#ended + 1] = id
@@ -44,7 +44,7 @@ local function decide(id)
         requeue(id, record)
         record.state = QUEUED
         taken_over = taken_over + 1
-    elseif is_unwanted(record, lease) then
+    elseif is_unwanted(id, record, lease) then
         tell_owner(record, id)
     end
     local look = next_look(record)

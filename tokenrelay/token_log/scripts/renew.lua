@@ -12,7 +12,7 @@ for position = 2, #ARGV, 2 do
     local reply = 'FENCED'
     if record and record.state == RUNNING and record.fence == fence then
         redis.call('HSET', record_key(id), 'lease', NOW + lease)
-        reply = is_unwanted(record, lease) and 'CANCEL' or 'OK'
+        reply = is_unwanted(id, record, lease) and 'CANCEL' or 'OK'
     end
     replies[#replies + 1] = reply
 end

@@ -177,24 +177,25 @@ local function back_since(lease)
 end
 
 -- Fields that is_unwanted needs.
-local UNWANTED = {'cancelled', 'cancel_at', 'watch', 'watchers', 'policy', 'grace'}
+local UNWANTED = {'cancelled', 'cancel_at'}
 
 -- Tells whether a generation is to be cancelled: because somebody said so, or because its last reader is gone.
-local function is_unwanted(record, lease)
+local function is_unwanted(id, record, lease)
     if record.cancelled then return true end
     if not passed(record.cancel_at) then return false end
     -- A reader that left with a word is no watcher any more. One whose watch ran out may only have been unable to renew, and
     -- one that has a time of grace may have been unable to come back.
+    local reader = read(id, 'watchers', 'watch', 'policy', 'grace')  -- seldom needed, and this is asked for every token
     local needed = 0
-    if record.watchers and record.watchers ~= '' then needed = tonumber(record.watch or 0) end
-    if tonumber(record.policy or 0) == CANCEL_AFTER_GRACE then needed = needed + tonumber(record.grace or 0) end
+    if reader.watchers ~= '' then needed = tonumber(reader.watch or 0) end
+    if tonumber(reader.policy) == CANCEL_AFTER_GRACE then needed = needed + tonumber(reader.grace) end
     return needed == 0 or NOW >= back_since(lease) + needed
 end
 
 -- Why a queued generation may not be started any more: its terminal state and record, or nil if it may.
-local function overdue(record, terminals, lease)
+local function overdue(id, record, terminals, lease)
     if passed(record.deadline) then return EXPIRED, terminals.deadline end
-    if is_unwanted(record, lease) then return CANCELLED, terminals.cancelled end
+    if is_unwanted(id, record, lease) then return CANCELLED, terminals.cancelled end
     if passed(record.queue_deadline) then return EXPIRED, terminals.queue_timeout end
     return nil
 end
