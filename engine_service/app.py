@@ -57,7 +57,7 @@ class EngineApplication:
         engine_metrics = EngineMetrics(registry)
         self._servicer = EngineServicer(self._engine, settings.frames_in_flight, tracing, engine_metrics, progress)
         self._resources.callback(watchdog.start(progress, settings.hang_seconds).set)
-        interceptor = CallInterceptor(tracing, CallMetrics(registry), settings.max_message_bytes)
+        interceptor = CallInterceptor(tracing, CallMetrics(registry), settings)
         for_workers = settings.model_copy(update={"max_message_bytes": WORKER_MESSAGE_BYTES})
         self._server = grpc_server.build(for_workers, SERVICES, [interceptor])
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(self._servicer, self._server.server)

@@ -71,9 +71,7 @@ class GatewayApplication:
         )
         self._servicer = GenerationServicer(admission, readers, self._store, settings.call_patience_seconds)
 
-        interceptor = CallInterceptor(
-            tracing, metrics.CallMetrics(registry), settings.max_message_bytes, settings.request_seconds, settings.max_calls
-        )
+        interceptor = CallInterceptor(tracing, metrics.CallMetrics(registry), settings)
         self._server = grpc_server.build(settings, SERVICES, [interceptor])
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)

@@ -19,5 +19,3 @@ class GatewaySettings(StoreSettings, ServerSettings):
     call_patience_seconds: Seconds = Field(5.0, description="how long a new call waits for Redis before it is refused")
     max_choices: Count = Field(16, description="the largest n")
     max_time_seconds: Seconds = Field(86_400.0, description="the longest queue_timeout and time_limit")
-    max_calls: Count = Field(10_000, description="calls open at a time; more are refused with UNAVAILABLE and RetryInfo")
-    request_seconds: Seconds = Field(30.0, description="how long a request may take from a call's first byte to its last")

@@ -30,6 +30,7 @@ from tokenrelay.errors import (
     UnavailableError,
 )
 from tokenrelay.metrics import CallMetrics
+from tokenrelay.settings import ServerSettings
 from tokenrelay.status import to_status
 from tokenrelay.telemetry import Tracing
 
@@ -45,23 +46,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every call but the engine's session. Those of our own services are observed, those of the standard ones are not.
 
     Args:
-        request_seconds: how long a call's request may be under way.
-        max_calls: how many calls may be open at a time.
+        settings: the limits on calls and on their requests.
     """
 
-    def __init__(
-        self,
-        tracing: Tracing,
-        metrics: CallMetrics,
-        max_message_bytes: int,
-        request_seconds: float = 60.0,
-        max_calls: int = 100_000,
-    ) -> None:
+    def __init__(self, tracing: Tracing, metrics: CallMetrics, settings: ServerSettings) -> None:
         self._tracing = tracing
         self._metrics = metrics
-        self._max_message_bytes = max_message_bytes
-        self._request_seconds = request_seconds
-        self._max_calls = max_calls
+        self._settings = settings
         self._calls = 0
 
     async def intercept_service(
@@ -157,8 +148,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @contextmanager
     def _place(self) -> Iterator[None]:
         """Takes one of the places for open calls."""
-        if self._calls >= self._max_calls:
-            raise UnavailableError(f"{self._calls} calls are open here; at most {self._max_calls} may be", retry_after=1.0)
+        most = self._settings.max_calls
+        if self._calls >= most:
+            raise UnavailableError(f"{self._calls} calls are open here; at most {most} may be", retry_after=1.0)
         self._calls += 1
         try:
             yield
@@ -168,16 +160,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _receive(self, requests: Requests, deserialize: Deserializer) -> Message:
         """Returns the call's request as soon as it is there."""
         try:
-            async with asyncio.timeout(self._request_seconds):
+            async with asyncio.timeout(self._settings.request_seconds):
                 async for raw in requests:
                     return self._parse(raw, deserialize)
         except TimeoutError:
-            raise InvalidRequestError(f"the request did not arrive within {self._request_seconds:g} s") from None
+            raise InvalidRequestError(f"the request did not arrive within {self._settings.request_seconds:g} s") from None
         raise InvalidRequestError("the call has no whole request message")
 
     def _parse(self, raw: bytes, deserialize: Deserializer) -> Message:
-        if len(raw) > self._max_message_bytes:
-            raise MessageTooLargeError(f"the request has {len(raw)} bytes; at most {self._max_message_bytes} are taken")
+        most = self._settings.max_message_bytes
+        if len(raw) > most:
+            raise MessageTooLargeError(f"the request has {len(raw)} bytes; at most {most} are taken")
         try:
             return deserialize(raw)
         except DecodeError:

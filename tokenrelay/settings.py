@@ -64,6 +64,8 @@ class ServerSettings(ProcessSettings):
     idle_connection_seconds: Seconds = Field(
         600.0, description="how long a connection without a call is kept; clients connect again by themselves"
     )
+    max_calls: Count = Field(10_000, description="calls open at a time; more are refused with UNAVAILABLE and RetryInfo")
+    request_seconds: Seconds = Field(30.0, description="how long a request may take from a call's first byte to its last")
 
 
 class StoreSettings(ProcessSettings):

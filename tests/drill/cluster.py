@@ -8,11 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
+
+from clients import AsyncClient
 from deploy.local import plan
 from deploy.local.settings import StackSettings
 from tests.drill.history import History
 from tests.support.local_stack import free_port
+from tests.support.waiting import eventually
+from tokenrelay.errors import TokenrelayError
 
+START_SECONDS = 300.0  # two real engines load for a while on few cores
 RESTART_SECONDS = 0.2  # between a process' death and its next start, unless the harness holds it
 
 
@@ -173,6 +179,18 @@ class Cluster:
         for member in self.members.values():
             if only is None or member.name in only:
                 member.start()
+
+    async def wait_until_served(self) -> None:
+        """Returns once every gateway knows of every worker."""
+        for target in self.targets:
+            async with AsyncClient(target) as client:
+
+                async def served(client: AsyncClient = client) -> bool:
+                    with suppress(TokenrelayError, grpc.aio.AioRpcError):
+                        return sum(model.workers for model in await client.models()) >= self.settings.workers
+                    return False
+
+                await eventually(served, f"all workers serve; see the logs in {self.folder}", START_SECONDS)
 
     async def close(self) -> None:
         """Ends all that run."""

@@ -1,25 +1,19 @@
 """A stack under load: started, broken by a scenario, brought to rest, written down and checked."""
 
 import asyncio
-import re
-import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import grpc
 import redis
 
-from clients import AsyncClient
-from tests.drill import witness
+from tests.drill import processes, witness
 from tests.drill.cluster import Changes, Cluster
 from tests.drill.load import Load
 from tests.drill.scenario import Drill
 from tests.support.waiting import eventually
-from tokenrelay.errors import TokenrelayError
 
-START_SECONDS = 300.0  # two real engines load for a while on few cores
 REST_SECONDS = 90.0  # for what runs to end, and for what nobody reads to be cancelled
 SHOW_SECONDS = 5.0
 LEASE_SECONDS = 1.0
@@ -53,22 +47,9 @@ class Stage:
     async def start(self) -> None:
         """Returns once everything serves."""
         self.cluster.start()
-        await self.wait_until_served()
+        await self.cluster.wait_until_served()
         self.drill.say("the stack serves")
         self._showing = asyncio.create_task(self._show())
-
-    async def wait_until_served(self) -> None:
-        """Returns once every gateway knows of every worker."""
-        wanted = self.cluster.settings.workers
-        for target in self.cluster.targets:
-            async with AsyncClient(target) as client:
-
-                async def served(client: AsyncClient = client) -> bool:
-                    with suppress(TokenrelayError, grpc.aio.AioRpcError):
-                        return sum(model.workers for model in await client.models()) >= wanted
-                    return False
-
-                await eventually(served, f"{wanted} workers serve; see the logs in {self.cluster.folder}", START_SECONDS)
 
     def add(self, load: Load) -> Load:
         """Starts users."""
@@ -116,22 +97,13 @@ class Stage:
         self.drill.history.note("end")
 
     async def _running(self) -> int:
-        names = [member.name for member in self.cluster.named("engine") if member.pid is not None]
-        found = [await self.metric(name, "tokenrelay_engine_running") for name in names]
-        return round(sum(found))
-
-    async def metric(self, process: str, name: str) -> float:
-        """Reads a metric of a process, summed over its labels."""
-        url = f"http://127.0.0.1:{self.cluster.metrics_port(process)}/metrics"
-
-        def read() -> str:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                return str(response.read().decode())
-
-        text = await asyncio.to_thread(read)
-        values = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-        assert values, f"{process} has no metric {name}"
-        return sum(map(float, values))
+        running = 0.0
+        for member in self.cluster.named("engine"):
+            if member.pid is not None:
+                value = await processes.metric(self.cluster.metrics_port(member.name), "tokenrelay_engine_running")
+                assert value is not None, f"{member.name} does not tell how many generations it runs"
+                running += value
+        return round(running)
 
     async def _show(self) -> None:
         while True:

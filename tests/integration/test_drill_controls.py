@@ -78,7 +78,7 @@ async def test_a_redis_that_answers_before_the_disk_does_is_caught(tmp_path: Pat
         await eventually(lambda: stage.cluster.members["redis"].pid is None, "Redis is dead")
         disk.heal()
         await killing
-        await stage.wait_until_served()
+        await stage.cluster.wait_until_served()
 
     try:
         found = await violated(tmp_path, kill_it_while_the_disk_hangs, {"redis": changed}, port=port)
@@ -140,7 +140,7 @@ async def test_a_group_that_begins_at_the_end_is_caught(
         finally:
             client.close()
         worker.release()
-        await stage.wait_until_served()
+        await stage.cluster.wait_until_served()
 
     changes = changed_workers(tmp_path, "group_at_end" if is_broken else None)
     found = await violated(tmp_path, queue_before_there_is_a_group, changes)

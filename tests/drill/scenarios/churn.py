@@ -16,7 +16,8 @@ from tests.drill import processes
 from tests.drill.cluster import Cluster
 from tests.drill.processes import Footprint
 from tests.drill.scenario import Drill
-from tests.drill.scenarios.hostile import rest, wait_until_served
+from tests.drill.scenarios.hostile import rest
+from tests.drill.stage import COMMON
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
@@ -29,8 +30,7 @@ WARM_UP = 300  # with all users at once, so that connections to Redis are there
 SETTLE_SECONDS = 60.0
 GROWTH = 0.10
 SETTINGS = {
-    "TOKENRELAY_LEASE_SECONDS": "1",
-    "TOKENRELAY_LOG_FORMAT": "json",
+    **COMMON,
     "TOKENRELAY_SIMULATED_STEP_MS": "1",
     "TOKENRELAY_RETENTION_SECONDS": "2",
 }
@@ -131,7 +131,7 @@ async def run(drill: Drill) -> None:
     churn = Churn(cluster.targets[0], drill.random)
     try:
         cluster.start()
-        await wait_until_served(cluster)
+        await cluster.wait_until_served()
         await churn.make(WARM_UP)
         keys, before = await _settled(cluster, client)
         drill.say(f"in the beginning: {keys} keys, gateway {before['gateway-1']}")

@@ -171,8 +171,6 @@ def _judge(drill: Drill, load: Load, hits: int, missed: Sequence[str]) -> None:
     unforeseen = [f"{one['process']} with status {one['status']}" for one in exits if one["status"] != -signal.SIGKILL]
     complete = found_complete(events)
     needless = [log["id"] for log in complete if log["engine_called"]]
-    drill.figures["failpoints"] = hits
-    drill.figures["generations taken over after their last token"] = len(complete)
     drill.judge(
         "every failpoint was reached",
         seen=f"{hits}, not {', '.join(missed)}" if missed else str(hits),

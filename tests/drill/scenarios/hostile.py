@@ -17,11 +17,12 @@ from tests.drill import processes
 from tests.drill.cluster import Cluster
 from tests.drill.processes import MEBIBYTE, Footprint
 from tests.drill.scenario import Drill
+from tests.drill.stage import COMMON
 from tests.drill.timings import Durations
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
-from tokenrelay.v1 import generation_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from tokenrelay.v1 import generation_service_pb2_grpc
 
 USERS = 4  # who go on with good requests, one after the other
 TOKENS = 10
@@ -30,8 +31,7 @@ SETTLE_SECONDS = 60.0
 WARM_UP = 200  # good requests, so that what is made once is made
 GROWTH = 0.10
 SETTINGS = {
-    "TOKENRELAY_LEASE_SECONDS": "1",
-    "TOKENRELAY_LOG_FORMAT": "json",
+    **COMMON,
     "TOKENRELAY_SIMULATED_STEP_MS": "1",
     "TOKENRELAY_RETENTION_SECONDS": "2",
     "TOKENRELAY_REQUEST_SECONDS": "5",
@@ -97,7 +97,7 @@ async def run(drill: Drill) -> None:
 
 
 async def _run(drill: Drill, cluster: Cluster, client: Any, users: Users, requests: int) -> None:
-    await wait_until_served(cluster)
+    await cluster.wait_until_served()
     # At once, so that all connections to Redis are there.
     await asyncio.gather(*(users.ask() for _ in range(WARM_UP)))
     keys = await rest(client, 0)
@@ -153,21 +153,6 @@ def _judge(
     ):
         drill.judge(what, seen="; ".join(seen[:3]) + f" ({len(seen)})" if seen else "none", wanted=wanted, held=not seen)
     drill.judge("keys left in Redis", seen=str(left), wanted="none", held=left <= 0)
-
-
-async def wait_until_served(cluster: Cluster) -> None:
-    """Returns once the gateways know all workers."""
-    for target in cluster.targets:
-        async with grpc.aio.insecure_channel(target) as channel:
-            stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
-
-            async def served(stub: Any = stub) -> bool:
-                with suppress(grpc.aio.AioRpcError):
-                    models = (await stub.ListModels(model_service_pb2.ListModelsRequest())).models
-                    return sum(model.workers for model in models) >= cluster.settings.workers
-                return False
-
-            await eventually(served, f"the workers serve; see the logs in {cluster.folder}", SETTLE_SECONDS)
 
 
 async def _attack(drill: Drill, cluster: Cluster, users: Users, requests: int, number: str) -> tuple[dict[str, Any], Durations]:

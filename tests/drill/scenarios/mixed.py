@@ -20,6 +20,6 @@ async def run(drill: Drill) -> None:
             await stage.last(1.0)
         await nemesis.pause(stage, "worker-1", 3 * LEASE_SECONDS)
         await asyncio.gather(*(nemesis.kill(stage, name) for name in names))
-        await stage.wait_until_served()
+        await stage.cluster.wait_until_served()
         await stage.last(2.0)
     drill.judge("errors that reached a user", seen=str(len(load.failed)), wanted="0", held=not load.failed)

@@ -18,7 +18,7 @@ async def run(drill: Drill) -> None:
                 await stage.last(1.0)
                 stage.note_fault("SIGTERM", name)
                 await asyncio.wait_for(member.terminate(), 60)
-                await stage.wait_until_served()
+                await stage.cluster.wait_until_served()
                 stage.note_healed("SIGTERM", name)
         await stage.last(1.0)
     drill.judge("errors that reached a user", seen=str(len(load.failed)), wanted="0", held=not load.failed)

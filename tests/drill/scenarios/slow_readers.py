@@ -12,7 +12,6 @@ from tests.drill import processes
 from tests.drill.cluster import Cluster
 from tests.drill.processes import MEBIBYTE
 from tests.drill.scenario import Drill
-from tests.drill.scenarios.hostile import wait_until_served
 
 CHOICES = 16  # of each stream that is to be left unread, so that much comes in a short time
 ENDLESS = 100_000  # tokens
@@ -76,7 +75,7 @@ async def run(drill: Drill) -> None:
     cluster = Cluster(drill.folder, drill.history, settings, engine="simulated", model="drill", gateways=1, workers=1)
     try:
         cluster.start()
-        await wait_until_served(cluster)
+        await cluster.wait_until_served()
         target = cluster.targets[0]
         unread_tokens = round((unread_seconds + 25) * 1000 / step_ms)
         async with (

@@ -18,8 +18,6 @@ async def run(drill: Drill) -> None:
             await nemesis.kill(stage, f"worker-{number % 2 + 1}")
         await stage.last(EVERY)
     found = timings.takeovers(drill.events(), "worker")
-    drill.figures["takeovers"] = len(found.seconds)
-    drill.figures["kill -9 of a worker to the next token at its reader"] = str(found)
     drill.judge(
         f"takeover after kill -9 of a worker, lease {LEASE_SECONDS:.0f} s",
         seen=str(found),
