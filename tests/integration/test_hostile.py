@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 from typing import Any
@@ -25,6 +26,7 @@ from tests.drill.raw_http2 import (
 )
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read, reason, started
+from tests.support.redis_server import RedisServer
 from tests.support.stack import Running, Stack
 from tests.support.waiting import eventually
 from tokenrelay import grpc_server
@@ -78,18 +80,35 @@ async def test_no_path_is_the_end_of_the_server(served: Served, path: bytes) -> 
     await is_served(served)
 
 
-async def test_a_gateway_whose_server_has_ended_by_itself_ends(served: Served) -> None:
-    def fail(_: object) -> None:
-        raise ValueError("the loop breaks")
+# A process of its own, since gRPC whose loop has broken has crashed with calls that were open then.
+BROKEN = """
+import asyncio, sys
+import grpc
+from gateway.app import GatewayApplication
+from gateway.settings import GatewaySettings
+from tokenrelay import lifecycle, settings
 
-    application = served.gateway.application
-    application._server.server._server._make_request_call_future = fail
-    await send(served.gateway, SERVICE + b"Generate", message(GOOD))
-    running = served.gateway._run
-    assert running is not None
-    await eventually(running.done, "the gateway's run has ended")
-    await served.gateway.stop(abruptly=True)
-    served.stack._running.remove(served.gateway)
+def fail(_):
+    raise ValueError("the loop breaks")
+
+class Broken(GatewayApplication):
+    async def run(self):
+        self._server.server._server._make_request_call_future = fail
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+            await asyncio.gather(channel.unary_unary("/grpc.health.v1.Health/Check")(b""), return_exceptions=True)
+            await super().run()
+
+sys.exit(lifecycle.serve(Broken(settings.load(GatewaySettings))))
+"""
+
+
+def test_a_gateway_whose_server_has_ended_by_itself_ends(redis: RedisServer) -> None:
+    environment = {**os.environ, "TOKENRELAY_REDIS_URL": redis.url, "TOKENRELAY_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "the loop breaks" in done.stdout + done.stderr
 
 
 async def test_a_header_that_is_no_utf8_writes_no_traceback(served: Served, caplog: pytest.LogCaptureFixture) -> None:
