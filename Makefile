@@ -5,7 +5,7 @@ VENV := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up down status logs test test-gpu drill drill-long lint format verify generate reference lock model clean
+.PHONY: help setup setup-dev setup-bench bench demo up down status logs test test-gpu drill drill-long lint format verify generate reference lock model clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -15,6 +15,9 @@ setup: ## Installs what running needs into .venv; ACCELERATOR=cpu|gpu overrides 
 
 setup-dev: ## Installs what tests and lint need too
 	@$(PYTHON) tools/install.py --dev $(if $(ACCELERATOR),--accelerator $(ACCELERATOR))
+
+setup-bench: ## Installs what benchmarks need too
+	@$(PYTHON) tools/install.py --bench $(if $(ACCELERATOR),--accelerator $(ACCELERATOR))
 
 demo: setup ## Starts everything, streams one answer of a real model, shows where the time went, stops everything
 	@$(VENV)/python -m deploy.local demo
@@ -43,6 +46,9 @@ drill: setup-dev ## Kills, pauses and cuts off everything under load, a quarter 
 
 drill-long: setup-dev ## The same at the size of docs/promises.md, about an hour
 	@$(VENV)/python -m tests.drill $(NAMES) $(if $(SEED),--seed $(SEED)) --long
+
+bench: setup-bench ## Measures a stack under load; ENGINE= CONCURRENCY=1,16,64 RATES= INPUT_TOKENS= OUTPUT_TOKENS= TARGET= RESULTS=
+	@$(VENV)/python -m bench run
 
 lint: setup-dev ## ruff, mypy, import-linter, buf, and that the stubs are what the protos give
 	@$(VENV)/ruff check .

@@ -1,6 +1,6 @@
 """Installs the project into .venv from the pinned locks; runs on the standard library alone.
 
-Usage: python3 tools/install.py [--dev] [--accelerator cpu|gpu]
+Usage: python3 tools/install.py [--dev] [--bench] [--accelerator cpu|gpu]
 
 The CPU build of PyTorch is on no default index. It is taken from pip's configured wheel folder if that has it,
 else from PyTorch's own CPU index, which uv knows by the name `cpu`.
@@ -36,9 +36,8 @@ def main() -> int:
         print(f"Python 3.11 to 3.13 is needed; this is {sys.version.split()[0]}. Set PYTHON= to another.", file=sys.stderr)
         return 1
     accelerator = arguments.accelerator or detect_accelerator()
-    locks = [LOCKS / f"{accelerator}.txt", *([LOCKS / "dev.txt"] if arguments.dev else [])]
-    for lock in locks:
-        install_once(lock, accelerator)
+    for name in wanted_locks(accelerator, dev=arguments.dev, bench=arguments.bench):
+        install_once(LOCKS / f"{name}.txt", accelerator)
     compile_once()
     if arguments.dev:
         install_node_packages()
@@ -48,9 +47,15 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dev", action="store_true", help="also what tests and lint need")
+    parser.add_argument("--bench", action="store_true", help="also what benchmarks need; --dev has it too, to test them")
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), help="default: gpu if nvidia-smi lists one, else cpu")
     parser.add_argument("--print-find-links", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def wanted_locks(accelerator: str, *, dev: bool, bench: bool) -> list[str]:
+    """Returns the names of the locks to install, in this order."""
+    return [accelerator, *(["dev"] if dev else []), *(["bench"] if dev or bench else [])]
 
 
 def detect_accelerator() -> str:

@@ -11,3 +11,4 @@ compile core.in -o core.txt
 compile cpu.in --override overrides.in --no-emit-package torch ${find_links:+--find-links "$find_links"} -o cpu.txt
 compile gpu.in -o gpu.txt
 compile dev.in -c cpu.txt -o dev.txt
+compile bench.in -c cpu.txt -o bench.txt

@@ -10,6 +10,7 @@ from pathlib import Path
 from google.rpc import code_pb2
 from prometheus_client import CollectorRegistry
 
+from bench.settings import BenchSettings
 from broker_worker.settings import DeadLetterSettings, WorkerSettings
 from clients.settings import CommandLineSettings
 from deploy.local.settings import StackSettings
@@ -51,15 +52,21 @@ def settings_document() -> str:
             for name, field in kind.model_fields.items()
         ]
         parts.append(f"## {title}\n\n" + _table(("variable", "default", "what"), rows))
-    rows = [
-        (f"`{name.upper()}`", f"`{_default(field.default)}`", field.description or "")
-        for name, field in StackSettings.model_fields.items()
-    ]
-    parts.append("## Local stack (`make up`, `make demo`)\n\n" + _table(("variable", "default", "what"), rows))
+    for title, told in (
+        ("Local stack (`make up`, `make demo`)", StackSettings),
+        ("Load generator (`make bench`)", BenchSettings),
+    ):
+        rows = [
+            (f"`{name.upper()}`", f"`{_default(field.default)}`", field.description or "")
+            for name, field in told.model_fields.items()
+        ]
+        parts.append(f"## {title}\n\n" + _table(("variable", "default", "what"), rows))
     return "\n".join(parts)
 
 
 def _default(value: object) -> str:
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
     text = "unset" if value is None else str(value).replace(str(FOLDER.parents[1]), ".")
     return text or "empty"
 

@@ -1,0 +1,86 @@
+"""Which points a measurement has, and what each client process does in one. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from bench.settings import BenchSettings
+from bench.workload import Workload
+
+# Every point and process draws prompts of its own, or an engine would know them from the point before.
+STREAMS_A_POINT = 1_000_000
+STREAMS_OF_WARM_UP = STREAMS_A_POINT // 2
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is offered at one point: a number of open requests, or a rate of arrivals.
+
+    Attributes:
+        concurrency: requests that are kept open; 0 in an open loop.
+        rounds: requests of each user.
+        rate: arrivals a second; 0 in a closed loop.
+        seconds: how long requests arrive in an open loop.
+        first_stream: tells the point's prompts from others'.
+    """
+
+    workload: Workload
+    concurrency: int = 0
+    rounds: int = 0
+    rate: float = 0.0
+    seconds: float = 0.0
+    first_stream: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.rate > 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests it has; of an open loop, about how many."""
+        return round(self.rate * self.seconds) if self.is_open else self.concurrency * self.rounds
+
+    def label(self) -> str:
+        """Returns what a table or a line of progress calls it."""
+        offered = f"{self.rate:g} requests/s" if self.is_open else f"concurrency {self.concurrency}"
+        return f"{offered}, {self.workload.input_tokens} tokens in, {self.workload.output_tokens} out"
+
+
+def loads(settings: BenchSettings, vocabulary_size: int) -> Iterator[Load]:
+    """Yields the points of a measurement: the sweep, for each length of prompts and of answers."""
+    number = 0
+    for input_tokens in settings.input_tokens:
+        for output_tokens in settings.output_tokens:
+            workload = Workload(input_tokens, output_tokens, settings.shared, vocabulary_size, settings.seed)
+            for load in _sweep(settings, workload):
+                yield replace(load, first_stream=number * STREAMS_A_POINT)
+                number += 1
+
+
+def _sweep(settings: BenchSettings, workload: Workload) -> Iterator[Load]:
+    if settings.rates:
+        for rate in settings.rates:
+            yield Load(workload, rate=rate, seconds=settings.point_seconds)
+        return
+    for concurrency in settings.concurrency:
+        yield Load(workload, concurrency=concurrency, rounds=settings.rounds)
+
+
+def warm_up(load: Load, amount: int) -> Load:
+    """Returns what comes before a point: the same kind of load with other prompts, `amount` rounds or seconds of it."""
+    first_stream = load.first_stream + STREAMS_OF_WARM_UP
+    if load.is_open:
+        return replace(load, seconds=float(amount), first_stream=first_stream)
+    return replace(load, rounds=amount, first_stream=first_stream)
+
+
+def shares(load: Load, processes: int) -> list[Load]:
+    """Returns what each of some client processes offers. Of fewer users than processes some get none."""
+    if load.is_open:
+        part = replace(load, rate=load.rate / processes)  # Poisson processes add up to one
+        return [replace(part, first_stream=load.first_stream + number) for number in range(processes)]
+    result, first = [], load.first_stream
+    for number in range(processes):
+        users = load.concurrency // processes + (number < load.concurrency % processes)
+        result.append(replace(load, concurrency=users, first_stream=first))
+        first += users
+    return result

@@ -1,0 +1,63 @@
+"""What a measurement can be told: `make bench INPUT_TOKENS=128 CONCURRENCY=1,16,64`."""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from deploy.local.settings import ROOT, Some
+
+RESULTS = ROOT / ".tokenrelay" / "bench"
+
+
+def _split(value: object) -> object:
+    """Takes a list as people write it in a variable: 1,4,16."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Item = TypeVar("Item")
+Listed = Annotated[tuple[Item, ...], NoDecode, BeforeValidator(_split)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Address = Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")]
+Counts = Annotated[Listed[Count], Field(min_length=1), AfterValidator(lambda counts: tuple(sorted(set(counts))))]
+Rates = Annotated[Listed[Positive], AfterValidator(lambda rates: tuple(sorted(set(rates))))]
+
+
+class BenchSettings(BaseSettings):
+    """Settings of the load generator; the variables are the fields' names in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    target: Listed[Address] = Field((), description="gateways of a deployment that runs, host:port,...; unset: one of its own")
+    metrics: Listed[Address] = Field(
+        (), description="with TARGET: where its engine services show their metrics, host:port,...; unset: they are left out"
+    )
+    engine: Literal["vllm", "simulated"] = Field("vllm", description="what generates in a stack of its own")
+    model: str | None = Field(
+        None, description="a local folder or a hub name; unset: a small Llama of random weights that is faster than the stack"
+    )
+    vllm_args: str = Field("", description="any arguments of vLLM's engine")
+    redis_url: str | None = Field(None, description="a Redis that is there; unset: one of the stack's own")
+    gateways: Some = Field(1, description="how many gateways a stack of its own has")
+    workers: Some = Field(1, description="how many workers it has, each with an engine service")
+    simulated_step_ms: NonNegative = Field(10.0, description="milliseconds a token of the simulated engine")
+    simulated_slots: Count = Field(256, description="how many generations the simulated engine runs at a time")
+
+    concurrency: Counts = Field((1, 4, 16, 64, 128), description="closed loop: requests that are kept open, one point each")
+    rounds: Count = Field(8, description="closed loop: requests of each user and point")
+    rates: Rates = Field((), description="open loop instead: arrivals a second, one point each, at random instants")
+    point_seconds: Positive = Field(20.0, description="open loop: how long requests arrive")
+    input_tokens: Counts = Field((256,), description="lengths of prompts; each is measured with each of OUTPUT_TOKENS")
+    output_tokens: Counts = Field((128,), description="lengths of answers")
+    shared: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="which part of a prompt all requests share")
+    warm_up: Annotated[int, Field(ge=0)] = Field(
+        1, description="requests of each user, or seconds of arrivals, before each point that are not counted"
+    )
+    seed: int = Field(0, description="the same seed gives the same prompts and arrivals")
+    processes: Some = Field(1, description="how many client processes share the load")
+    goodput_ttft_ms: Positive = Field(500.0, description="a good answer's longest time to first token")
+    goodput_tpot_ms: Positive = Field(50.0, description="a good answer's longest time per token after the first")
+    results: Path | None = Field(None, description="folder for the results; unset: .tokenrelay/bench/<time>")
