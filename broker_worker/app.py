@@ -197,8 +197,8 @@ class WorkerApplication:
 
     async def _listen(self, shift: Shift) -> None:
         """Renews at once what this worker is told to look at."""
-        async for message in self._store.connection.subscribe(keys.worker_channel(self._worker_id)):
-            await shift.renew(None if message is None else [message.decode()])
+        async for messages in self._store.connection.subscribe(keys.worker_channel(self._worker_id)):
+            await shift.renew(None if messages is None else [message.decode() for message in messages])
 
     async def _announce(self, shift: Shift) -> None:
         while True:

@@ -94,15 +94,15 @@ class Reports:
     def _count(self, model: str, state: str, terminal: store_pb2.Terminal, times: generation_pb2.Timings) -> None:
         metrics = self._metrics
         error_type = "" if terminal.state == generation_pb2.GENERATION_STATE_FINISHED else state
-        metrics.finished.labels(state).inc()
-        metrics.duration.labels(model, error_type).observe(timings.milliseconds(times.total) / 1000)
+        metrics.finished_of(state).inc()
+        metrics.duration_of(model, error_type).observe(timings.milliseconds(times.total) / 1000)
         if times.HasField("time_to_first_token"):
-            metrics.first_token.labels(model).observe(timings.milliseconds(times.time_to_first_token) / 1000)
+            metrics.first_token_of(model).observe(timings.milliseconds(times.time_to_first_token) / 1000)
         for hop in times.hops:
-            metrics.hops.labels(timings.hop_name(hop.kind)).observe(timings.milliseconds(hop.duration) / 1000)
+            metrics.hops_of(timings.hop_name(hop.kind)).observe(timings.milliseconds(hop.duration) / 1000)
         per_token = _milliseconds_per_token(terminal)
         if per_token is not None:
-            metrics.per_token.labels(model).observe(per_token / 1000)
+            metrics.per_token_of(model).observe(per_token / 1000)
 
     def _trace(self, execution: Execution, terminal: store_pb2.Terminal, finished_us: int, content: dict[str, str]) -> None:
         if not self._tracing.enabled:

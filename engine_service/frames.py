@@ -20,7 +20,7 @@ from tokenrelay.v1 import generation_pb2
 Outcome: TypeAlias = engine_service_pb2.EngineSummary | status_pb2.Status
 
 
-@dataclass
+@dataclass(slots=True)
 class _Waiting:
     """What waits of one choice."""
 
@@ -33,19 +33,20 @@ class _Waiting:
     def add(self, tokens: Tokens) -> None:
         self.texts.append(tokens.text)
         self.token_ids.extend(tokens.token_ids)
-        self.logprobs.extend(tokens.logprobs)
-        self.prompt_logprobs.extend(tokens.prompt_logprobs)
+        if tokens.logprobs:
+            self.logprobs.extend(tokens.logprobs)
+        if tokens.prompt_logprobs:
+            self.prompt_logprobs.extend(tokens.prompt_logprobs)
         self.end = tokens.end
 
     def delta(self, index: int) -> bytes:
         """Returns the public delta, serialized: the bytes that reach the client."""
-        return generation_pb2.Delta(
-            index=index,
-            text="".join(self.texts),
-            token_ids=self.token_ids,
-            logprobs=self.logprobs,
-            prompt_logprobs=self.prompt_logprobs,
-        ).SerializeToString()
+        delta = generation_pb2.Delta(index=index, text="".join(self.texts), token_ids=self.token_ids)
+        if self.logprobs:
+            delta.logprobs.extend(self.logprobs)
+        if self.prompt_logprobs:
+            delta.prompt_logprobs.extend(self.prompt_logprobs)
+        return delta.SerializeToString()
 
 
 class Frames:

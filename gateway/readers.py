@@ -168,9 +168,9 @@ class Readers:
             raise
         finally:
             span.end()
-        self._metrics.submit.labels("send").observe(time.monotonic() - started)
+        self._metrics.submit_of("send").observe(time.monotonic() - started)
         if accepted.created:
-            self._metrics.accepted.labels(queue).inc()
+            self._metrics.accepted_of(queue).inc()
         return accepted
 
     def ended(self, item: LogItem) -> generation_pb2.Timings:

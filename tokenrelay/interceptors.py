@@ -197,15 +197,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         calls.begin(call)
         outcome = _Outcome(method, self._metrics)
-        self._metrics.open.labels(method).inc()
+        self._metrics.open_of(method).inc()
         try:
             yield outcome
         except (asyncio.CancelledError, GeneratorExit):
             outcome.code = "DEADLINE_EXCEEDED" if call.is_past_deadline() else "CANCELLED"
             raise
         finally:
-            self._metrics.open.labels(method).dec()
-            self._metrics.duration.labels(method, outcome.code).observe((time.monotonic_ns() - received_ns) / 1e9)
+            self._metrics.open_of(method).dec()
+            self._metrics.duration_of(method, outcome.code).observe((time.monotonic_ns() - received_ns) / 1e9)
             span.set_attribute(conventions.RPC_STATUS, outcome.code)
             if outcome.code != "OK":
                 telemetry.fail(span, outcome.reason or outcome.code)

@@ -8,9 +8,12 @@ from tokenrelay.store.v1 import store_pb2
 from tokenrelay.v1 import generation_pb2
 
 
+HOP_NAMES = {number: name.removeprefix("HOP_KIND_").lower() for name, number in generation_pb2.HopKind.items()}
+
+
 def hop_name(kind: generation_pb2.HopKind.ValueType) -> str:
     """Returns a hop's name for people: lower case with underscores."""
-    return generation_pb2.HopKind.Name(kind).removeprefix("HOP_KIND_").lower()
+    return HOP_NAMES[kind]
 
 
 def timings(timeline: store_pb2.Timeline, finished_us: int, relayed_us: int | None = None) -> generation_pb2.Timings:
@@ -64,11 +67,10 @@ def _ends(
 
 
 def _duration(microseconds: int) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromMicroseconds(microseconds)
-    return duration
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return duration_pb2.Duration(seconds=seconds, nanos=rest * 1000)
 
 
 def milliseconds(duration: duration_pb2.Duration) -> float:
     """Returns a duration in milliseconds."""
-    return duration.ToMicroseconds() / 1000
+    return (duration.seconds * 1_000_000 + duration.nanos // 1000) / 1000

@@ -245,7 +245,7 @@ async def test_a_cancel_of_a_running_one_reaches_its_owner(bench: Bench) -> None
     messages = bench.store.connection.subscribe(keys.worker_channel("w1"))
     assert await anext(messages) is None
     assert await bench.store.cancel(generation_id) == generation_pb2.GENERATION_STATE_RUNNING
-    assert await anext(messages) == generation_id.encode()
+    assert await anext(messages) == [generation_id.encode()]
     await messages.aclose()  # type: ignore[attr-defined]
     assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
     assert await bench.append(claim, 0, 1) is Outcome.CANCEL

@@ -7,17 +7,19 @@ or one of our scripts, which are idempotent.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
 from importlib import resources
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import redis
 import redis.asyncio
 import redis.retry
 import structlog
+from redis._parsers.base import BaseParser
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -32,6 +34,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokenrelay.clock import PeerClock
 from tokenrelay.errors import StoreFullError, StoreUnavailableError
+from tokenrelay.token_log.wire import Wire, WireClosedError
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +69,9 @@ class Script:
         folder = resources.files(__package__) / "scripts"
         source = (folder / "shared.lua").read_text() + (folder / f"{name}.lua").read_text()
         return cls(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+ScriptCall: TypeAlias = tuple[Script, str, Sequence[Any]]  # the script, its shard's prefix, its arguments
 
 
 class Reply(NamedTuple):
@@ -114,16 +120,20 @@ class RedisConnection:
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": None,
             "socket_connect_timeout": CONNECT_TIMEOUT,
+            "protocol": 3,
         }
         self._commands = redis.asyncio.Redis.from_url(url, **options)
         self._slots = asyncio.Semaphore(MOST_COMMANDS)
         self._blocking = redis.asyncio.Redis.from_url(url, **options)
-        self._channels = redis.asyncio.Redis.from_url(url, **options)
+        self._wire: Wire | None = None
+        self._wiring = asyncio.Lock()
 
     async def close(self) -> None:
         """Closes all connections; calls that come later fail, since redis-py would connect anew."""
         self._closed = True
-        for client in (self._commands, self._blocking, self._channels):
+        if self._wire is not None:
+            self._wire.close()
+        for client in (self._commands, self._blocking):
             await client.aclose()
 
     async def wait_until_ready(self) -> None:
@@ -188,36 +198,38 @@ class RedisConnection:
             StoreUnavailableError: Redis stayed away for longer than the patience. The script may have run.
             StoreFullError: Redis is out of memory.
         """
-        reply: Reply = await self._retried(lambda: self._evaluate(script, prefix, arguments), patience)
+        (reply,) = await self.run_together([(script, prefix, arguments)], patience)
         return reply.items
 
-    async def _evaluate(self, script: Script, prefix: str, arguments: Sequence[Any]) -> Reply:
-        started = time.monotonic_ns()
-        try:
-            reply = await self._commands.evalsha(script.digest, 1, prefix, *arguments)
-        except NoScriptError:
-            reply = await self._commands.eval(script.source, 1, prefix, *arguments)
-        self.clock.observe(started, int(reply[0]) * 1000, time.monotonic_ns())
-        return Reply(int(reply[0]), list(reply[1:]))
-
-    async def run_together(
-        self, calls: Sequence[tuple[Script, str, Sequence[Any]]], patience: float | None = None
-    ) -> list[Reply]:
+    async def run_together(self, calls: Sequence[ScriptCall], patience: float | None = None) -> list[Reply]:
         """Runs several scripts in order over one round trip; otherwise as run."""
-        replies: list[Reply] = await self._retried(lambda: self._evaluate_together(calls), patience)
+        replies: list[Reply] = await self._retried(lambda: self._evaluate(calls), patience)
         return replies
 
-    async def _evaluate_together(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Reply]:
+    async def _evaluate(self, calls: Sequence[ScriptCall]) -> list[Reply]:
+        wire = await self._wired()
         started = time.monotonic_ns()
+        sent = [wire.call("EVALSHA", script.digest, 1, prefix, *arguments) for script, prefix, arguments in calls]
         try:
-            async with self._commands.pipeline(transaction=False) as pipeline:
-                for script, prefix, arguments in calls:
-                    pipeline.evalsha(script.digest, 1, prefix, *arguments)
-                replies = await pipeline.execute()
+            replies = await _all(sent)
         except NoScriptError:
-            return [await self._evaluate(script, prefix, arguments) for script, prefix, arguments in calls]
+            # In order, so that what comes after an unknown one comes after it once more; our scripts may run twice.
+            replies = [await wire.call("EVAL", script.source, 1, prefix, *arguments) for script, prefix, arguments in calls]
         self.clock.observe(started, int(replies[0][0]) * 1000, time.monotonic_ns())
-        return [Reply(int(reply[0]), list(reply[1:])) for reply in replies]
+        return [Reply(int(reply[0]), reply[1:]) for reply in replies]
+
+    async def _wired(self) -> Wire:
+        """Returns the connection that scripts share."""
+        if self._wire is None or self._wire.closed:
+            async with self._wiring:
+                if self._wire is None or self._wire.closed:
+                    self._wire = await self._open_wire()
+        return self._wire
+
+    async def _open_wire(self, on_push: Callable[[list[Any]], None] | None = None) -> Wire:
+        opened: Any = self._commands.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        await opened.connect()
+        return Wire(opened, BaseParser.parse_error, on_push)
 
     async def hash(self, key: str, patience: float | None = None) -> dict[bytes, bytes]:
         """Reads a hash; empty if there is none."""
@@ -258,7 +270,11 @@ class RedisConnection:
         except OutOfMemoryError as error:
             raise StoreFullError("Redis is out of memory", retry_after=1.0) from error
         except TimeoutError as error:
+            if self._wire is not None and self._wire.silent_seconds > timeout / 2:
+                self._wire.close()  # it may be half open
             raise StoreUnavailableError("Redis does not answer", retry_after=1.0) from error
+        except WireClosedError as error:
+            raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0) from error
         except RuntimeError as error:
             raise _of_closed_transport(error) from error
         except RedisError as error:
@@ -367,23 +383,70 @@ class RedisConnection:
         found = reply.keys() if isinstance(reply, dict) else [stream for stream, _ in reply or []]
         return {stream.decode() for stream in found}
 
-    async def subscribe(self, channel: str) -> AsyncIterator[bytes | None]:
-        """Yields a channel's messages, and None whenever some may have been lost: at the start and after a reconnect."""
+    async def subscribe(self, channel: str) -> AsyncIterator[list[bytes] | None]:
+        """Yields a channel's messages as they come, and None whenever some may be lost: at the start and after a reconnect."""
         backoff = FIRST_BACKOFF
         while True:
             try:
-                async with self._channels.pubsub() as subscription:
-                    await subscription.subscribe(channel)
-                    async for message in _messages(subscription):
-                        backoff = FIRST_BACKOFF
-                        yield message
-            except RuntimeError as error:
-                log.debug("subscription broken", reason=_of_closed_transport(error).message)
-            except RedisError as error:
-                if not is_transient(error):
-                    raise
+                async for messages in self._messages(channel):
+                    backoff = FIRST_BACKOFF
+                    yield messages
+            except StoreUnavailableError as error:
+                log.debug("subscription broken", reason=error.message)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
+
+    async def _messages(self, channel: str) -> AsyncIterator[list[bytes] | None]:
+        """Yields one connection's messages, first None once it is subscribed.
+
+        Raises:
+            StoreUnavailableError: the connection has ended, or not even a ping was answered.
+        """
+        inbox = Inbox()
+        wire = await self._now(lambda: self._open_wire(inbox.put), COMMAND_TIMEOUT)
+        try:
+            wire.send("SUBSCRIBE", channel)
+            while not wire.closed:
+                messages = await inbox.take(PING_INTERVAL)
+                if inbox.subscribed:
+                    inbox.subscribed = False
+                    yield None
+                if messages:
+                    yield messages
+                elif time.monotonic() - wire.heard > SILENCE:
+                    raise StoreUnavailableError("Redis does not answer pings")
+                else:
+                    wire.call("PING")
+        except WireClosedError as error:
+            raise StoreUnavailableError("Redis cannot be reached") from error
+        finally:
+            wire.close()
+
+
+class Inbox:
+    """What has come on a channel and was not yet taken."""
+
+    def __init__(self) -> None:
+        self.subscribed = False
+        self._messages: list[bytes] = []
+        self._come = asyncio.Event()
+
+    def put(self, push: list[Any]) -> None:
+        """Takes what Redis has pushed: that we are subscribed, or a message."""
+        if push[0] == b"message":
+            self._messages.append(push[2])
+        elif push[0] == b"subscribe":
+            self.subscribed = True
+        self._come.set()
+
+    async def take(self, timeout: float) -> list[bytes]:
+        """Returns what has come as soon as there is something; nothing after some seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._come.wait()
+        self._come.clear()
+        messages, self._messages = self._messages, []
+        return messages
 
 
 class ThreadConnection:
@@ -415,26 +478,13 @@ class ThreadConnection:
         self._redis.close()
 
 
-async def _messages(subscription: redis.asyncio.client.PubSub) -> AsyncIterator[bytes | None]:
-    """Yields one connection's messages, first None once it is subscribed.
-
-    Raises:
-        RedisTimeoutError: not even a ping was answered; the connection may be half open.
-    """
-    heard = time.monotonic()
-    while True:
-        message = await subscription.get_message(timeout=PING_INTERVAL)
-        now = time.monotonic()
-        if message is None:
-            if now - heard > SILENCE:
-                raise RedisTimeoutError("no answer to pings")
-            await subscription.ping()
-            continue
-        heard = now
-        if message["type"] == "subscribe":
-            yield None
-        elif message["type"] == "message":
-            yield message["data"]
+async def _all(sent: Sequence["asyncio.Future[Any]"]) -> list[Any]:
+    """Waits for all replies, and raises the first error then."""
+    replies = await asyncio.gather(*sent, return_exceptions=True) if len(sent) > 1 else [await sent[0]]
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    return replies
 
 
 def _underscored(names: Mapping[str, str]) -> dict[str, str]:

@@ -214,12 +214,13 @@ class Feed:
             tasks.create_task(self._repeat(self.renew_once, self.watch_ms / 3000))
 
     async def _receive(self) -> None:
-        async for message in self._store.connection.subscribe(keys.feed_channel(self._gateway)):
-            if message is None:
+        async for messages in self._store.connection.subscribe(keys.feed_channel(self._gateway)):
+            if messages is None:
                 for follower in self._all():
                     follower.reread()
             else:
-                self.receive(message)
+                for message in messages:
+                    self.receive(message)
 
     def receive(self, message: bytes) -> None:
         """Hands one FeedFrame's entries to their followers."""

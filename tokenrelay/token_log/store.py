@@ -12,7 +12,7 @@ import structlog
 from tokenrelay.errors import GenerationNotFoundError, IdempotencyConflictError, QueueFullError, StoreFullError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys, terminals
-from tokenrelay.token_log.connection import NoSuchGroupError, RedisConnection, Reply, Script
+from tokenrelay.token_log.connection import NoSuchGroupError, RedisConnection, Reply, Script, ScriptCall
 from tokenrelay.token_log.records import Record, as_mapping
 from tokenrelay.token_log.values import (
     Accepted,
@@ -36,7 +36,6 @@ log = structlog.get_logger(__name__)
 
 PAGE = 512  # log entries read at a time
 
-ScriptCall = tuple[Script, str, Sequence[Any]]  # the script, its shard's prefix, its arguments
 Item = tuple[str, Sequence[Any]]  # a generation's id and its part of a script's arguments
 Read = TypeVar("Read")
 
@@ -321,8 +320,11 @@ class GenerationStore:
 
     def _batches(self, script: str, shared: Sequence[Any], items: Sequence[Item]) -> list["_Batch"]:
         by_shard: dict[int, list[int]] = {}
-        for position, (generation_id, _) in enumerate(items):
-            by_shard.setdefault(_shard(generation_id), []).append(position)
+        if len(self.shards) == 1 and items:
+            by_shard[0] = list(range(len(items)))
+        else:
+            for position, (generation_id, _) in enumerate(items):
+                by_shard.setdefault(_shard(generation_id), []).append(position)
         return [
             _Batch(
                 (
@@ -387,13 +389,15 @@ def not_found(generation_id: str) -> GenerationNotFoundError:
 
 
 def _shard(generation_id: str) -> int:
-    shard = keys.shard_of(generation_id)
-    assert shard is not None
-    return shard
+    """Returns the shard of an id that is known to be ours."""
+    return int(generation_id.partition("-")[0])
+
+
+OUTCOMES = {outcome.encode(): outcome for outcome in Outcome}
 
 
 def _outcome(reply: bytes) -> Outcome:
-    return Outcome(reply.decode())
+    return OUTCOMES[reply]
 
 
 def _queue_full(generations: int, size: int, limits: StoreLimits) -> QueueFullError:

@@ -1,13 +1,13 @@
 """redis-py repeats by itself what got no answer, and an append that comes twice is appended twice."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import redis.asyncio
 
 from tests.drill.broken import scripts
-from tokenrelay.token_log.connection import RedisConnection
+from tokenrelay.token_log.connection import RedisConnection, Reply, ScriptCall
 
 
 def install() -> None:
@@ -21,6 +21,14 @@ def install() -> None:
     async def once(self: RedisConnection, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
         return await self._once(call)
 
+    async def through_redis_py(self: RedisConnection, calls: Sequence[ScriptCall]) -> list[Reply]:
+        async with self._commands.pipeline(transaction=False) as pipeline:
+            for script, prefix, arguments in calls:
+                pipeline.evalsha(script.digest, 1, prefix, *arguments)
+            replies = await pipeline.execute()
+        return [Reply(int(reply[0]), reply[1:]) for reply in replies]
+
+    RedisConnection._evaluate = through_redis_py  # type: ignore[method-assign]
     redis.asyncio.Redis.from_url = classmethod(with_its_own_retries)  # type: ignore[method-assign, assignment]
     # Ours are off, so that what comes twice is redis-py's doing.
     RedisConnection._retried = once  # type: ignore[method-assign]

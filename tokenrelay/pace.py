@@ -1,0 +1,13 @@
+"""How long a path rests after it has carried something to many streams.
+
+What comes meanwhile is gathered into larger pieces, which cost less for each token: the busier the machine, the longer a
+piece takes, the longer the rest, and the larger the next piece. A lone stream's rest is next to nothing.
+"""
+
+MANY = 64  # streams; for these and more the rest is as long as the work
+LONGEST = 0.02  # seconds
+
+
+def rest(worked: float, streams: int) -> float:
+    """Returns how many seconds to rest after work for so many streams."""
+    return min(LONGEST, worked * min(1.0, streams / MANY))

@@ -1,0 +1,106 @@
+"""One connection to Redis on which calls follow one another without waiting for each other's replies.
+
+redis-py opens it, with TLS, authentication and the choice of the database; from then on bytes go straight between its
+transport and hiredis. What a frame's scripts cost through redis-py is several times as much; see docs/performance.md.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+
+class WireClosedError(Exception):
+    """The connection has ended; what was sent may have been executed."""
+
+
+class Wire(asyncio.Protocol):
+    """Takes over a connection that redis-py has opened with RESP3, and owns it from then on.
+
+    Args:
+        opened: redis-py's connection.
+        parse_error: makes an exception of an error reply.
+        on_push: gets what comes without having been asked for, such as a channel's messages.
+
+    Attributes:
+        closed: whether it has ended.
+        heard: when something came last, on the monotonic clock.
+    """
+
+    def __init__(
+        self, opened: Any, parse_error: Callable[[str], Exception], on_push: Callable[[list[Any]], None] | None = None
+    ) -> None:
+        self.closed = False
+        self.heard = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+        self._replies = hiredis.Reader(replyError=parse_error)
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._on_push = on_push
+        # Taken out, so that redis-py does not close it as one of its own that was forgotten.
+        self._stream, opened._writer, opened._reader = opened._writer, None, None
+        self._transport: Any = self._stream.transport
+        self._transport.set_protocol(self)
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long the oldest call has waited for its reply."""
+        return time.monotonic() - self._waiting[0][1] if self._waiting else 0.0
+
+    def send(self, *arguments: Any) -> None:
+        """Sends a command that has no reply but pushes.
+
+        Raises:
+            WireClosedError: the connection has ended.
+        """
+        if self.closed or self._transport.is_closing():
+            raise WireClosedError
+        self._transport.write(hiredis.pack_command(arguments))
+
+    def call(self, *arguments: Any) -> "asyncio.Future[Any]":
+        """Sends a command; the future brings its reply, an error reply as an exception.
+
+        Raises:
+            WireClosedError: the connection has ended. The future may bring it, too.
+        """
+        self.send(*arguments)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append((future, time.monotonic()))
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = time.monotonic()
+        self._replies.feed(data)
+        try:
+            while (reply := self._replies.gets()) is not False:
+                self._take(reply)
+        except hiredis.ProtocolError:
+            self.close()
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.PushNotification):
+            if self._on_push is not None:
+                self._on_push(reply)
+            return
+        future = self._waiting.popleft()[0]
+        if future.done():
+            return  # its caller does not wait any more
+        if isinstance(reply, Exception):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.closed = True
+        while self._waiting:
+            future = self._waiting.popleft()[0]
+            if not future.done():
+                future.set_exception(WireClosedError())
+                future.exception()  # looked at, in case that its caller does not wait any more
+
+    def close(self) -> None:
+        """Closes the connection; calls that wait for their replies end with WireClosedError."""
+        self._transport.abort()
+        self.connection_lost(None)
