@@ -7,7 +7,6 @@ from google.protobuf import duration_pb2
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.v1 import generation_pb2
 
-
 HOP_NAMES = {number: name.removeprefix("HOP_KIND_").lower() for name, number in generation_pb2.HopKind.items()}
 
 
