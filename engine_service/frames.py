@@ -6,6 +6,7 @@ then tokens of the same choice are merged, so the busier the path, the bigger th
 
 import asyncio
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from google.rpc import status_pb2
 
 from engine_service.engines import Tokens
 from engine_service.watchdog import Progress
+from tokenrelay import pace
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.metrics import EngineMetrics
 from tokenrelay.v1 import generation_pb2
@@ -60,6 +62,8 @@ class Frames:
         self._outcomes: dict[int, Outcome] = {}
         self._sent = 0
         self._acknowledged = 0
+        self._under_way: deque[tuple[int, float, int]] = deque()  # frame, when it was sent, outputs in it
+        self._resting = False
         self._closed = False
         self._wake = asyncio.Event()
 
@@ -85,9 +89,22 @@ class Frames:
 
     def acknowledge(self, frame: int) -> None:
         """Notes that the frames up to a number are in the log."""
-        if frame > self._acknowledged:
-            self._acknowledged = frame
+        if frame <= self._acknowledged:
+            return
+        self._acknowledged = frame
+        rest = 0.0
+        while self._under_way and self._under_way[0][0] <= frame:
+            _, sent, outputs = self._under_way.popleft()
+            rest = pace.rest(time.monotonic() - sent, outputs)
+        if rest:
+            self._resting = True
+            asyncio.get_running_loop().call_later(rest, self._go_on)
+        else:
             self._wake.set()
+
+    def _go_on(self) -> None:
+        self._resting = False
+        self._wake.set()
 
     def close(self) -> None:
         """Ends the frames; what waits is dropped."""
@@ -115,10 +132,12 @@ class Frames:
         self._metrics.frames.inc()
         self._metrics.tokens.inc(sum(output.token_count for output in frame.outputs))
         frame.sent_at_ns = time.monotonic_ns()
+        self._under_way.append((self._sent, frame.sent_at_ns / 1e9, len(frame.outputs)))
         return frame
 
     def _may_leave(self) -> bool:
-        return bool(self._waiting or self._outcomes) and self._sent - self._acknowledged < self._in_flight
+        has_some = bool(self._waiting or self._outcomes)
+        return has_some and not self._resting and self._sent - self._acknowledged < self._in_flight
 
     def _write(self, frame: engine_service_pb2.RunSessionResponse, key: int, choices: dict[int, _Waiting]) -> None:
         for index, waiting in choices.items():

@@ -18,6 +18,12 @@ class _Bounds:
         highest = [bound for bound in (self.highest, other.highest) if bound is not None]
         return _Bounds(max(lowest, default=None), min(highest, default=None))
 
+    def is_within(self, lowest: int, highest: int | None) -> bool:
+        """Tells whether these bounds are at least as tight as others."""
+        if self.lowest is None or lowest > self.lowest:
+            return False
+        return highest is None or (self.highest is not None and highest >= self.highest)
+
     def is_void(self) -> bool:
         return self.lowest is not None and self.highest is not None and self.lowest > self.highest
 
@@ -44,9 +50,12 @@ class PeerClock:
             peer: the peer's reading, in nanoseconds.
             answered: our monotonic nanoseconds after the answer.
         """
+        current, lowest = self._current, peer - answered
         if answered - self._window_started > WINDOW_NS:
-            self._previous, self._current, self._window_started = self._current, _Bounds(), answered
-        exchange = _Bounds(peer - answered, None if asked is None else peer - asked)
+            self._previous, self._current, self._window_started = current, _Bounds(), answered
+        elif current.is_within(lowest, None if asked is None else peer - asked):
+            return  # most exchanges tell nothing new, and there is one for every frame
+        exchange = _Bounds(lowest, None if asked is None else peer - asked)
         self._current = self._current.tighten(exchange)
         bounds = self._current.tighten(self._previous)
         if bounds.is_void():

@@ -4,10 +4,12 @@ What comes meanwhile is gathered into larger pieces, which cost less for each to
 piece takes, the longer the rest, and the larger the next piece. A lone stream's rest is next to nothing.
 """
 
-MANY = 64  # streams; for these and more the rest is as long as the work
+MANY = 8  # streams; for these and more the rest is as long as the work
 LONGEST = 0.02  # seconds
+SHORTEST = 0.001  # seconds; event loops know no shorter ones
 
 
 def rest(worked: float, streams: int) -> float:
-    """Returns how many seconds to rest after work for so many streams."""
-    return min(LONGEST, worked * min(1.0, streams / MANY))
+    """Returns how many seconds to rest after work of so many seconds for so many streams; 0 for what is not worth it."""
+    seconds = min(LONGEST, worked * min(1.0, streams / MANY))
+    return seconds if seconds >= SHORTEST else 0.0

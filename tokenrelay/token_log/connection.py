@@ -203,7 +203,7 @@ class RedisConnection:
 
     async def run_together(self, calls: Sequence[ScriptCall], patience: float | None = None) -> list[Reply]:
         """Runs several scripts in order over one round trip; otherwise as run."""
-        replies: list[Reply] = await self._retried(lambda: self._evaluate(calls), patience)
+        replies: list[Reply] = await self._retried(lambda: self._evaluate(calls), patience, self._translated)
         return replies
 
     async def _evaluate(self, calls: Sequence[ScriptCall]) -> list[Reply]:
@@ -223,13 +223,13 @@ class RedisConnection:
         if self._wire is None or self._wire.closed:
             async with self._wiring:
                 if self._wire is None or self._wire.closed:
-                    self._wire = await self._open_wire()
+                    self._wire = await self._now(self._open_wire, COMMAND_TIMEOUT)
         return self._wire
 
     async def _open_wire(self, on_push: Callable[[list[Any]], None] | None = None) -> Wire:
         opened: Any = self._commands.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         await opened.connect()
-        return Wire(opened, BaseParser.parse_error, on_push)
+        return Wire(opened, BaseParser.parse_error, COMMAND_TIMEOUT, on_push)
 
     async def hash(self, key: str, patience: float | None = None) -> dict[bytes, bytes]:
         """Reads a hash; empty if there is none."""
@@ -241,14 +241,26 @@ class RedisConnection:
         found: list[bytes | None] = await self._retried(lambda: self._commands.hmget(key, names))
         return found
 
-    async def _retried(self, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
-        """Calls until it goes through or the patience is over."""
+    async def _retried(
+        self,
+        call: Callable[[], Awaitable[Any]],
+        patience: float | None = None,
+        once: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]] | None = None,
+    ) -> Any:
+        """Calls until it goes through or the patience is over.
+
+        Args:
+            call: what is to be done.
+            patience: seconds; None: the connection's.
+            once: how it is done once; None: for a bounded time, when there is a slot.
+        """
+        once = once or self._once
         patience = self.patience if patience is None else patience
         give_up_at = time.monotonic() + (0 if self._closed else patience)
         backoff = FIRST_BACKOFF
         while True:
             try:
-                return await self._once(call)
+                return await once(call)
             except StoreUnavailableError:
                 if time.monotonic() + backoff > give_up_at:
                     raise
@@ -261,18 +273,21 @@ class RedisConnection:
             return await self._now(call, timeout)
 
     async def _now(self, call: Callable[[], Awaitable[Any]], timeout: float) -> Any:
-        """Calls once, for a bounded time, and translates what redis-py raises."""
+        """Calls once, for a bounded time."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._translated(call)
+        except TimeoutError as error:
+            raise StoreUnavailableError("Redis does not answer", retry_after=1.0) from error
+
+    async def _translated(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Calls, and translates what redis-py and the wire raise."""
         if self._closed:
             raise StoreUnavailableError("this process is stopping")
         try:
-            async with asyncio.timeout(timeout):
-                return await call()
+            return await call()
         except OutOfMemoryError as error:
             raise StoreFullError("Redis is out of memory", retry_after=1.0) from error
-        except TimeoutError as error:
-            if self._wire is not None and self._wire.silent_seconds > timeout / 2:
-                self._wire.close()  # it may be half open
-            raise StoreUnavailableError("Redis does not answer", retry_after=1.0) from error
         except WireClosedError as error:
             raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0) from error
         except RuntimeError as error:

@@ -6,11 +6,13 @@ that runs every second finds its log ahead.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
 import structlog
 
+from tokenrelay import pace
 from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 END_ONLY = "!"  # at the end of a watcher's name: entries are not fed, only the terminal record
 CHECK_INTERVAL = 1.0  # seconds between looks at all open logs
 BUFFER_BYTES = 256 * 1024  # what one follower may hold; past it, it forgets and reads the log again
+TURNS = 3  # of the event loop, until readers have given gRPC what was handed to them
 ITEM_BYTES = 640  # what an item takes in memory beside its own bytes, which for one token are about twenty
 
 
@@ -219,17 +222,29 @@ class Feed:
                 for follower in self._all():
                     follower.reread()
             else:
-                for message in messages:
-                    self.receive(message)
+                await self._hand_out(messages)
 
-    def receive(self, message: bytes) -> None:
-        """Hands one FeedFrame's entries to their followers."""
-        for entry in store_pb2.FeedFrame.FromString(message).entries:
+    async def _hand_out(self, messages: Sequence[bytes]) -> None:
+        """Gives what has come to its readers; what comes while they write is gathered."""
+        started = time.monotonic()
+        streams = sum(self.receive(message) for message in messages)
+        if streams > 1:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            rest = pace.rest(time.monotonic() - started, streams)
+            if rest:
+                await asyncio.sleep(rest)
+
+    def receive(self, message: bytes) -> int:
+        """Hands one FeedFrame's entries to their followers; returns how many entries there were."""
+        entries = store_pb2.FeedFrame.FromString(message).entries
+        for entry in entries:
             followers = self._followers.get(entry.generation_id)
             if followers:
                 item = _item(entry)
                 for follower in followers:
                     follower.push(item, len(entry.log_entry) or len(entry.terminal))
+        return len(entries)
 
     async def _repeat(self, once: Callable[[], Awaitable[None]], interval: float) -> None:
         while True:

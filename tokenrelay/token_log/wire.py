@@ -12,6 +12,8 @@ from typing import Any
 
 import hiredis
 
+LOOK_INTERVAL = 1.0  # seconds
+
 
 class WireClosedError(Exception):
     """The connection has ended; what was sent may have been executed."""
@@ -23,6 +25,7 @@ class Wire(asyncio.Protocol):
     Args:
         opened: redis-py's connection.
         parse_error: makes an exception of an error reply.
+        longest_silence: seconds that a call waits for its reply; then the connection is taken for half open and closed.
         on_push: gets what comes without having been asked for, such as a channel's messages.
 
     Attributes:
@@ -31,23 +34,33 @@ class Wire(asyncio.Protocol):
     """
 
     def __init__(
-        self, opened: Any, parse_error: Callable[[str], Exception], on_push: Callable[[list[Any]], None] | None = None
+        self,
+        opened: Any,
+        parse_error: Callable[[str], Exception],
+        longest_silence: float,
+        on_push: Callable[[list[Any]], None] | None = None,
     ) -> None:
         self.closed = False
         self.heard = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._replies = hiredis.Reader(replyError=parse_error)
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._longest_silence = longest_silence
         self._on_push = on_push
         # Taken out, so that redis-py does not close it as one of its own that was forgotten.
         self._stream, opened._writer, opened._reader = opened._writer, None, None
         self._transport: Any = self._stream.transport
         self._transport.set_protocol(self)
+        self._look()
 
-    @property
-    def silent_seconds(self) -> float:
-        """For how long the oldest call has waited for its reply."""
-        return time.monotonic() - self._waiting[0][1] if self._waiting else 0.0
+    def _look(self) -> None:
+        """Closes a connection on which a call has waited for too long."""
+        if self.closed:
+            return
+        if self._waiting and time.monotonic() - self._waiting[0][1] > self._longest_silence:
+            self.close()
+        else:
+            self._loop.call_later(LOOK_INTERVAL, self._look)
 
     def send(self, *arguments: Any) -> None:
         """Sends a command that has no reply but pushes.

@@ -18,7 +18,7 @@ def install() -> None:
         assert options["retry"].get_retries() == 0 < its_own.get_retries()
         return from_url(url, **{**options, "retry": its_own})
 
-    async def once(self: RedisConnection, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
+    async def once(self: RedisConnection, call: Callable[[], Awaitable[Any]], *_: Any) -> Any:
         return await self._once(call)
 
     async def through_redis_py(self: RedisConnection, calls: Sequence[ScriptCall]) -> list[Reply]:
@@ -31,5 +31,5 @@ def install() -> None:
     RedisConnection._evaluate = through_redis_py  # type: ignore[method-assign]
     redis.asyncio.Redis.from_url = classmethod(with_its_own_retries)  # type: ignore[method-assign, assignment]
     # Ours are off, so that what comes twice is redis-py's doing.
-    RedisConnection._retried = once  # type: ignore[method-assign]
+    RedisConnection._retried = once  # type: ignore[method-assign, assignment]
     scripts.alter(append=[scripts.APPEND_AT_THE_END], finish=[scripts.FINISH_ANYWHERE])

@@ -6,46 +6,67 @@
 --   CANCEL     the same, and the generation is to be cancelled
 --   FENCED     another worker owns the generation, or it is terminal or gone; nothing was written
 --   GAP        the log does not stand at the sequence before; nothing was written
+--
+-- This runs for every token, so it reads by position, formats the instants once, and looks closer only where it must.
 local lease = tonumber(ARGV[1])
 local replies, feeds = {NOW_US}, {}
+local lease_end, now_us = digits(NOW + lease), digits(NOW_US)
+local call, match = redis.call, string.match
 allow_out_of_memory()
 
-for position = 2, #ARGV, 5 do
-    local id, fence, before, after, entry = unpack(ARGV, position, position + 4)
-    local record = read(id, 'fence', 'last', 'engine_deaths', 'watchers', unpack(UNWANTED))
-    local reply
-    if not record or record.fence ~= fence then
-        reply = 'FENCED'
-    elseif record.state ~= RUNNING then
-        -- The retry of a call that also ended the generation.
-        reply = tonumber(record.last) >= tonumber(after) and 'OK' or 'FENCED'
-    elseif record.last == before then
-        redis.call('XADD', log_key(id), after .. '-0', 'e', entry)
-        redis.call('HSET', record_key(id), 'last', after, 'lease', NOW + lease, 'appended_us', NOW_US)
-        -- What gives tokens is no suspect any more.
-        if record.engine_deaths then redis.call('HDEL', record_key(id), 'engine_deaths') end
-        if before == '0' then redis.call('HSET', record_key(id), 'first_us', NOW_US) end
-        for gateway in each_watcher(record.watchers) do
-            if string.sub(gateway, -1) ~= '!' then
-                local feed = feeds[gateway]
-                if not feed then
-                    feed = {}
-                    feeds[gateway] = feed
-                end
-                feed[#feed + 1] = feed_entry(id, tonumber(after), LOG_ENTRY, entry)
-            end
-        end
-        reply = is_unwanted(id, record, lease) and 'CANCEL' or 'OK'
-    elseif tonumber(record.last) >= tonumber(after) then
-        redis.call('HSET', record_key(id), 'lease', NOW + lease)
-        reply = 'OK'
+local function feed_to(gateway, entry)
+    local feed = feeds[gateway]
+    if feed then
+        feed[#feed + 1] = entry
     else
-        reply = 'GAP'
+        feeds[gateway] = {entry}
     end
-    replies[#replies + 1] = reply
+end
+
+local function publish(watchers, id, after, entry)
+    local feed = feed_entry(id, tonumber(after), LOG_ENTRY, entry)
+    local only = match(watchers, '^([^ =!]+)=%d+$')
+    if only then return feed_to(only, feed) end
+    for gateway in each_watcher(watchers) do
+        if string.sub(gateway, -1) ~= '!' then feed_to(gateway, feed) end
+    end
+end
+
+local function append(id, fence, before, after, entry)
+    local key = record_key(id)
+    local record = call('HMGET', key, 'state', 'fence', 'last', 'watchers', 'cancelled', 'cancel_at', 'engine_deaths')
+    local last = record[3]
+    if record[2] ~= fence then return 'FENCED' end
+    if record[1] ~= RUNNING_TEXT then
+        -- The retry of a call that also ended the generation.
+        return tonumber(last) >= tonumber(after) and 'OK' or 'FENCED'
+    end
+    if last == before then
+        call('XADD', log_key(id), after .. '-0', 'e', entry)
+        if before == '0' then
+            call('HSET', key, 'last', after, 'lease', lease_end, 'appended_us', now_us, 'first_us', now_us)
+        else
+            call('HSET', key, 'last', after, 'lease', lease_end, 'appended_us', now_us)
+        end
+        -- What gives tokens is no suspect any more.
+        if record[7] then call('HDEL', key, 'engine_deaths') end
+        if record[4] and record[4] ~= '' then publish(record[4], id, after, entry) end
+        local cancelled, cancel_at = record[5], record[6]
+        if not cancelled and not (cancel_at and tonumber(cancel_at) <= NOW) then return 'OK' end
+        return is_unwanted(id, {cancelled = cancelled or nil, cancel_at = cancel_at or nil}, lease) and 'CANCEL' or 'OK'
+    end
+    if tonumber(last) >= tonumber(after) then
+        call('HSET', key, 'lease', lease_end)
+        return 'OK'
+    end
+    return 'GAP'
+end
+
+for position = 2, #ARGV, 5 do
+    replies[#replies + 1] = append(ARGV[position], ARGV[position + 1], ARGV[position + 2], ARGV[position + 3], ARGV[position + 4])
 end
 
 for gateway, feed in pairs(feeds) do
-    redis.call('PUBLISH', 'tokenrelay:feed:' .. gateway, table.concat(feed))
+    call('PUBLISH', 'tokenrelay:feed:' .. gateway, table.concat(feed))
 end
 return replies

@@ -8,6 +8,7 @@
 local PREFIX = KEYS[1]
 local GROUP = 'workers'
 local QUEUED, RUNNING, FAILED, CANCELLED, EXPIRED = 1, 2, 4, 5, 6  -- tokenrelay.v1.GenerationState; 3 to 6 are terminal
+local RUNNING_TEXT = '2'  -- as a record has it
 local CANCEL, CANCEL_AFTER_GRACE, DETACH = 1, 2, 3                  -- tokenrelay.v1.DisconnectPolicy
 
 local clock = redis.call('TIME')
@@ -56,11 +57,12 @@ end
 
 local LOG_ENTRY, TERMINAL = '\26', '\34'  -- tags of FeedEntry.log_entry and FeedEntry.terminal
 
-local APPENDED = '\40' .. varint(NOW_US)      -- FeedEntry.appended_us
-
+-- The text of one FeedFrame.entries.
 local function feed_entry(id, sequence, tag, bytes)
-    local body = '\10' .. varint(#id) .. id .. '\16' .. varint(sequence) .. tag .. varint(#bytes) .. bytes .. APPENDED
-    return '\10' .. varint(#body) .. body
+    local number, size = varint(sequence), varint(#bytes)
+    local instant = tag == TERMINAL and '\40' .. varint(NOW_US) or ''      -- FeedEntry.appended_us
+    local length = 4 + #id + #number + #size + #bytes + #instant            -- an id is shorter than 128 bytes
+    return '\10' .. varint(length) .. '\10' .. string.char(#id) .. id .. '\16' .. number .. tag .. size .. bytes .. instant
 end
 
 -- Watchers are kept as "gateway=until gateway=until", until in milliseconds. One whose name ends in "!" wants the end only.

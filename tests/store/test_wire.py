@@ -1,0 +1,75 @@
+"""The connection that scripts share: replies in order, and an end that everybody learns of."""
+
+import asyncio
+
+import pytest
+
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
+from tokenrelay.errors import StoreUnavailableError
+from tokenrelay.token_log import connection as connection_module
+from tokenrelay.token_log import wire as wire_module
+from tokenrelay.token_log.connection import RedisConnection
+from tokenrelay.token_log.wire import Wire, WireClosedError
+
+
+async def opened(connection: RedisConnection) -> Wire:
+    wire = await connection._wired()
+    assert await wire.call("ECHO", "here") == b"here"
+    return wire
+
+
+async def test_calls_do_not_wait_for_each_other_and_get_their_own_replies(connection: RedisConnection) -> None:
+    wire = await opened(connection)
+    replies = await asyncio.gather(*(wire.call("ECHO", f"{number}") for number in range(1000)))
+    assert replies == [b"%d" % number for number in range(1000)]
+
+
+async def test_who_does_not_wait_any_more_leaves_the_others_replies_in_order(connection: RedisConnection) -> None:
+    wire = await opened(connection)
+    first, second = wire.call("ECHO", "first"), wire.call("ECHO", "second")
+    first.cancel()
+    assert await second == b"second"
+
+
+async def test_an_error_reply_is_its_callers_alone(connection: RedisConnection) -> None:
+    wire = await opened(connection)
+    wrong, right = wire.call("NOTHING"), wire.call("ECHO", "right")
+    with pytest.raises(Exception, match="unknown command"):
+        await wrong
+    assert await right == b"right"
+
+
+async def test_what_waits_learns_of_the_end(connection: RedisConnection) -> None:
+    wire = await opened(connection)
+    waiting = wire.call("BLPOP", "nothing", 0)
+    await connection._commands.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(WireClosedError):
+        await waiting
+    assert wire.closed
+    with pytest.raises(WireClosedError):
+        wire.call("PING")
+    assert not (await opened(connection)).closed, "another one is opened when it is needed"
+
+
+async def test_a_connection_on_which_nothing_is_answered_is_given_up(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "COMMAND_TIMEOUT", 0.3)
+    monkeypatch.setattr(wire_module, "LOOK_INTERVAL", 0.05)
+    connection = RedisConnection(redis.url, patience=0.1)
+    try:
+        wire = await opened(connection)
+        waiting = wire.call("BLPOP", "nothing", 0)  # stands for a Redis that is there and says nothing
+        with pytest.raises(WireClosedError):
+            await asyncio.wait_for(waiting, 10)
+        await eventually(lambda: wire.closed, "it is closed")
+    finally:
+        await connection.close()
+
+
+async def test_a_closed_connection_opens_no_other(connection: RedisConnection) -> None:
+    await opened(connection)
+    await connection.close()
+    with pytest.raises(StoreUnavailableError):
+        await connection.run_together([])
