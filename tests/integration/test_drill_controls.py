@@ -160,7 +160,7 @@ async def test_without_a_fault_what_is_broken_does_no_harm(tmp_path: Path, varia
 
 def test_a_variant_does_not_turn_sound_when_a_script_changes() -> None:
     with pytest.raises(AssertionError, match=r"append.lua has 'not in it' 0 times"):
-        scripts.alter(append=[scripts.NO_FENCE, ("not in it", "")])
+        scripts.alter(append=[scripts.APPEND_WITHOUT_FENCE, ("not in it", "")])
     with pytest.raises(AssertionError, match=r"append.lua has 'local' \d\d+ times"):
         scripts.alter(append=[("local", "")])
 

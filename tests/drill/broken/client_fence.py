@@ -9,7 +9,7 @@ from tokenrelay.token_log.values import Addition, Ending, Outcome, Written
 
 
 def install() -> None:
-    scripts.alter(append=[scripts.NO_FENCE, scripts.APPEND_AT_THE_END], finish=[scripts.FINISH_ANYWHERE])
+    scripts.alter(append=[scripts.APPEND_WITHOUT_FENCE, scripts.APPEND_AT_THE_END], finish=[scripts.FINISH_ANYWHERE])
     write = GenerationStore.write
 
     async def owns(store: GenerationStore, addition: Addition) -> bool:

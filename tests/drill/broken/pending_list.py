@@ -7,6 +7,6 @@ def install() -> None:
     scripts.alter(
         claim=[scripts.CLAIM_WHAT_RUNS],
         renew=[scripts.RENEW_FOR_ANYBODY],
-        append=[scripts.NO_FENCE, scripts.APPEND_AT_THE_END],
-        finish=[scripts.NO_FENCE, scripts.FINISH_ANYWHERE],
+        append=[scripts.APPEND_WITHOUT_FENCE, scripts.APPEND_AT_THE_END],
+        finish=[scripts.FINISH_WITHOUT_FENCE, scripts.FINISH_ANYWHERE],
     )

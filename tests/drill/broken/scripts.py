@@ -10,13 +10,13 @@ Replacement = tuple[str, str]
 
 # What is appended goes behind what is there, as with RPUSH, and what ends a log does not ask how far it goes.
 APPEND_AT_THE_END: Replacement = (
-    "    elseif record.last == before then\n",
-    "    elseif true then\n"
-    "        before, after = record.last, digits(tonumber(record.last) + tonumber(after) - tonumber(before))\n",
+    "    if last == before then\n",
+    "    if true then\n        before, after = last, digits(tonumber(last) + tonumber(after) - tonumber(before))\n",
 )
 FINISH_ANYWHERE: Replacement = ("    elseif record.last ~= last then\n", "    elseif false then\n")
 # Append, and finish: whoever calls may write.
-NO_FENCE: Replacement = ("if not record or record.fence ~= fence then", "if not record then")
+APPEND_WITHOUT_FENCE: Replacement = ("    if record[2] ~= fence then return", "    if not record[1] then return")
+FINISH_WITHOUT_FENCE: Replacement = ("if not record or record.fence ~= fence then", "if not record then")
 # Renew: whoever calls may go on.
 RENEW_FOR_ANYBODY: Replacement = ("if record and record.state == RUNNING and record.fence == fence then", "if record then")
 # Claim: whoever has read the entry has the generation.
