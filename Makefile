@@ -5,7 +5,7 @@ VENV := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench bench demo up down status logs test test-gpu drill drill-long lint format verify generate reference lock model clean
+.PHONY: help setup setup-dev setup-bench bench bench-compare profile demo up down status logs test test-gpu drill drill-long lint format verify generate reference lock model clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ drill-long: setup-dev ## The same at the size of docs/promises.md, about an hour
 
 bench: setup-bench ## Measures a stack under load; ENGINE= CONCURRENCY=1,16,64 RATES= INPUT_TOKENS= OUTPUT_TOKENS= TARGET= RESULTS=
 	@$(VENV)/python -m bench run
+
+bench-compare: setup-bench ## Compares with vLLM's own servers, in alternating rounds; SYSTEMS= CONCURRENCY= ROUNDS= MODEL= RESULTS=
+	@$(VENV)/python -m bench compare
+
+profile: setup-bench ## Shows where the CPU time of each process goes, as flame graphs; ENGINE= CONCURRENCY= ROUNDS= RESULTS=
+	@$(VENV)/python -m bench profile
 
 lint: setup-dev ## ruff, mypy, import-linter, buf, and that the stubs are what the protos give
 	@$(VENV)/ruff check .

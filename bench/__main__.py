@@ -1,8 +1,8 @@
-"""Measures: `python -m bench run|compare`. A command is a module of its own, and a line here that names its settings."""
+"""Measures: `python -m bench run|compare|profile`. A command is a module of its own, and a line here with its settings."""
 
 import typer
 
-from bench import run_command
+from bench import profile_command, run_command
 from bench.comparison_settings import ComparisonSettings
 from bench.options import of_settings
 from bench.settings import BenchSettings
@@ -17,6 +17,7 @@ def compare(settings: ComparisonSettings) -> int:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command("run")(of_settings(BenchSettings, run_command.run))
+app.command("profile")(of_settings(BenchSettings, profile_command.profile))
 app.command("compare")(of_settings(ComparisonSettings, compare))
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import uuid
 from contextlib import suppress
@@ -104,3 +105,15 @@ def test_make_passes_variables_on_and_a_wrong_one_is_named() -> None:
     done = make("bench", CONCURRENCY="1,many")
     assert done.returncode != 0
     assert "CONCURRENCY: " in done.stderr
+
+
+def test_a_profile_has_a_flame_graph_of_each_process(tmp_path: Path) -> None:
+    variables = environment(tmp_path, CONCURRENCY="4", ROUNDS="10", OUTPUT_TOKENS="32", SIMULATED_STEP_MS="1")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "profile"], env=variables, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1280 tokens in 40 answers" in done.stdout
+    for name in ("gateway-1", "worker-1", "engine-1"):
+        assert "<svg" in (tmp_path / f"{name}.svg").read_text(), (tmp_path / "py-spy.log").read_text()
+    assert left_behind(variables[MARK]) == []

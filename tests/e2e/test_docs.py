@@ -28,7 +28,19 @@ DOCUMENTS = [
 DOCUMENTED_ADDRESS = "localhost:50051"
 # Run by tests of their own, by make test itself, or not at all because they replace what is checked in.
 # `make drill` takes a quarter of an hour; tests/e2e/test_drill.py runs one of its drills.
-MAKE_TARGETS_RUN_ELSEWHERE = {"demo", "test", "lint", "up", "down", "status", "logs", "drill", "bench"}
+MAKE_TARGETS_RUN_ELSEWHERE = {
+    "demo",
+    "test",
+    "lint",
+    "up",
+    "down",
+    "status",
+    "logs",
+    "drill",
+    "bench",
+    "bench-compare",
+    "profile",
+}
 MAKE_TARGETS_NOT_RUN = {"model", "lock", "drill-long", "test-gpu", "generate", "reference", "help"} | {
     "setup",
     "setup-dev",
