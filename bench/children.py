@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -68,15 +67,18 @@ class Child:
             raise DidNotStartError(f"{self.name} did not serve within {START_SECONDS:g} s; see {self.log}") from None
 
     async def close(self) -> None:
-        """Ends it and all that it has started: first with a word, then without."""
+        """Ends it and all that it has started, even what it starts while it is told to end: loading vLLM it cannot hear."""
         if self._process is None:
             return
-        started = tree(self._process.pid)
+        started: dict[int, psutil.Process] = {}
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+            self._process.terminate()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
-        for process in started:
+            async with asyncio.timeout(STOP_SECONDS):
+                while self._process.returncode is None:
+                    started |= {process.pid: process for process in tree(self.pid)}
+                    await asyncio.sleep(LOOK_INTERVAL)
+        for process in {**started, **{process.pid: process for process in tree(self.pid)}}.values():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         await self._process.wait()

@@ -6,17 +6,15 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 
 from bench import comparison, comparison_plot, machine
-from bench.children import LOOK_INTERVAL, STOP_SECONDS, Child
+from bench.children import Child
 from bench.comparison import Run
 from bench.comparison_client import POINTS, Task
 from bench.comparison_report import MAIN, TITLES, ComparisonReport, table
@@ -24,7 +22,6 @@ from bench.comparison_settings import ComparisonSettings
 from bench.comparison_systems import BASELINE, NAMES, Setup, missing
 from bench.figures import Point
 from bench.plan import STREAMS_A_POINT, Load
-from bench.processes import tree
 from bench.settings import RESULTS
 from bench.systems.vllm_http import engine_environment
 from bench.workload import Workload
@@ -124,22 +121,6 @@ class Client(Child):
         """Waits for its end; returns its status."""
         assert self._process is not None, "it is waited for after start"
         return await self._process.wait()
-
-    async def close(self) -> None:
-        """Ends it and all that it has started, even what it starts while it is told to end: loading vLLM it cannot hear."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        started: dict[int, psutil.Process] = {}
-        self._process.terminate()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                while self._process.returncode is None:
-                    started |= {process.pid: process for process in tree(self.pid)}
-                    await asyncio.sleep(LOOK_INTERVAL)
-        for process in {**started, **{process.pid: process for process in tree(self.pid)}}.values():
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        await self._process.wait()
 
     def last_words(self) -> str:
         """Returns the end of its output, and where the rest is."""

@@ -4,9 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from deploy.local.settings import ROOT
 
 DEMO = ROOT / "models" / "demo"
@@ -18,6 +15,9 @@ def make(folder: Path) -> Path:
     """Makes the model unless it is there; returns its folder. The same seed gives the same weights."""
     if (folder / "config.json").exists():
         return folder
+    import torch  # noqa: PLC0415  # takes seconds, and what is there needs it not
+    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+
     folder.mkdir(parents=True, exist_ok=True)
     demo = json.loads((DEMO / "config.json").read_text())
     configuration = LlamaConfig(

@@ -1,8 +1,10 @@
 """The connection that scripts share: replies in order, and an end that everybody learns of."""
 
 import asyncio
+from typing import Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
@@ -73,3 +75,32 @@ async def test_a_closed_connection_opens_no_other(connection: RedisConnection) -
     await connection.close()
     with pytest.raises(StoreUnavailableError):
         await connection.run_together([])
+
+
+async def test_a_subscription_that_redis_refuses_is_told(redis: RedisServer) -> None:
+    client: Any = redis.client()
+    client.execute_command("ACL", "SETUSER", "deaf", "on", "nopass", "~*", "+@all", "resetchannels")
+    connection = RedisConnection(f"unix://deaf@{redis.socket}?password=any", patience=0.1)
+    try:
+        with pytest.raises(NoPermissionError):
+            await anext(connection.subscribe("tokenrelay:feed:g1"))
+    finally:
+        await connection.close()
+        client.execute_command("ACL", "DELUSER", "deaf")
+        client.close()
+
+
+async def test_a_subscription_that_is_cut_off_is_there_again_at_once(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "PING_INTERVAL", 3600.0)  # so that no ping is what finds it out
+    connection = RedisConnection(redis.url, patience=0.1)
+    try:
+        messages = connection.subscribe("tokenrelay:feed:g1")
+        for _ in range(3):
+            assert await asyncio.wait_for(anext(messages), 10) is None, "some may be lost"
+            await connection._commands.publish("tokenrelay:feed:g1", "here")
+            assert await asyncio.wait_for(anext(messages), 10) == [b"here"]
+            await connection._commands.client_kill_filter(_type="pubsub")
+    finally:
+        await connection.close()

@@ -226,7 +226,7 @@ class RedisConnection:
                     self._wire = await self._now(self._open_wire, COMMAND_TIMEOUT)
         return self._wire
 
-    async def _open_wire(self, on_push: Callable[[list[Any]], None] | None = None) -> Wire:
+    async def _open_wire(self, on_push: Callable[[list[Any] | None], None] | None = None) -> Wire:
         opened: Any = self._commands.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         await opened.connect()
         return Wire(opened, BaseParser.parse_error, COMMAND_TIMEOUT, on_push)
@@ -412,17 +412,20 @@ class RedisConnection:
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 
     async def _messages(self, channel: str) -> AsyncIterator[list[bytes] | None]:
-        """Yields one connection's messages, first None once it is subscribed.
+        """Yields one connection's messages until it ends, first None once it is subscribed.
 
         Raises:
-            StoreUnavailableError: the connection has ended, or not even a ping was answered.
+            StoreUnavailableError: there is no connection, or not even a ping was answered.
+            RedisError: Redis refuses the subscription.
         """
         inbox = Inbox()
         wire = await self._now(lambda: self._open_wire(inbox.put), COMMAND_TIMEOUT)
         try:
             wire.send("SUBSCRIBE", channel)
-            while not wire.closed:
+            while True:
                 messages = await inbox.take(PING_INTERVAL)
+                if wire.closed:
+                    break
                 if inbox.subscribed:
                     inbox.subscribed = False
                     yield None
@@ -432,6 +435,8 @@ class RedisConnection:
                     raise StoreUnavailableError("Redis does not answer pings")
                 else:
                     wire.call("PING")
+            if isinstance(wire.refusal, RedisError) and not is_transient(wire.refusal):
+                raise wire.refusal
         except WireClosedError as error:
             raise StoreUnavailableError("Redis cannot be reached") from error
         finally:
@@ -446,11 +451,11 @@ class Inbox:
         self._messages: list[bytes] = []
         self._come = asyncio.Event()
 
-    def put(self, push: list[Any]) -> None:
-        """Takes what Redis has pushed: that we are subscribed, or a message."""
-        if push[0] == b"message":
+    def put(self, push: list[Any] | None) -> None:
+        """Takes what Redis has pushed: that we are subscribed, or a message; None: nothing comes any more."""
+        if push is not None and push[0] == b"message":
             self._messages.append(push[2])
-        elif push[0] == b"subscribe":
+        elif push is not None and push[0] == b"subscribe":
             self.subscribed = True
         self._come.set()
 

@@ -26,10 +26,11 @@ class Wire(asyncio.Protocol):
         opened: redis-py's connection.
         parse_error: makes an exception of an error reply.
         longest_silence: seconds that a call waits for its reply; then the connection is taken for half open and closed.
-        on_push: gets what comes without having been asked for, such as a channel's messages.
+        on_push: gets what comes without having been asked for, such as a channel's messages; None when the connection ends.
 
     Attributes:
         closed: whether it has ended.
+        refusal: the error reply to a command that was sent without waiting for one.
         heard: when something came last, on the monotonic clock.
     """
 
@@ -38,9 +39,10 @@ class Wire(asyncio.Protocol):
         opened: Any,
         parse_error: Callable[[str], Exception],
         longest_silence: float,
-        on_push: Callable[[list[Any]], None] | None = None,
+        on_push: Callable[[list[Any] | None], None] | None = None,
     ) -> None:
         self.closed = False
+        self.refusal: Exception | None = None
         self.heard = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._replies = hiredis.Reader(replyError=parse_error)
@@ -97,6 +99,10 @@ class Wire(asyncio.Protocol):
             if self._on_push is not None:
                 self._on_push(reply)
             return
+        if not self._waiting:
+            self.refusal = reply if isinstance(reply, Exception) else None
+            self.close()
+            return
         future = self._waiting.popleft()[0]
         if future.done():
             return  # its caller does not wait any more
@@ -106,6 +112,8 @@ class Wire(asyncio.Protocol):
             future.set_result(reply)
 
     def connection_lost(self, _: Exception | None) -> None:
+        if self._on_push is not None and not self.closed:
+            self._on_push(None)
         self.closed = True
         while self._waiting:
             future = self._waiting.popleft()[0]
