@@ -22,7 +22,7 @@ from bench.comparison_settings import ComparisonSettings
 from bench.comparison_systems import BASELINE, NAMES, Setup, missing
 from bench.figures import Point
 from bench.plan import STREAMS_A_POINT, Load
-from bench.settings import RESULTS
+from bench.settings import results_folder
 from bench.systems.vllm_http import engine_environment
 from bench.workload import Workload
 
@@ -35,8 +35,7 @@ console = Console(highlight=False, soft_wrap=True)
 def compare(settings: ComparisonSettings) -> int:
     """Compares servers of the same model: tokens a second, latencies and CPU, as ratios to vLLM's OpenAI server."""
     began = datetime.now(UTC)
-    folder = (settings.results or RESULTS / began.strftime("%Y%m%dT%H%M%SZ")).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = results_folder(settings.results, began)
     try:
         report = asyncio.run(Comparison(settings, folder).report(began))
     except (KeyboardInterrupt, asyncio.CancelledError):

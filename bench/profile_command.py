@@ -4,6 +4,7 @@ The library is py-spy, because it looks at processes from outside and slows them
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from bench import processes
 from bench.children import DidNotStartError
 from bench.deployment import NotServingError, deployment
 from bench.measuring import Sample, closed_loop
-from bench.settings import RESULTS, BenchSettings
+from bench.settings import BenchSettings, results_folder
 from bench.systems.tokenrelay import TokenrelayTarget
 from bench.workload import Workload
 from deploy.local.plan import NoRedisError
@@ -30,8 +31,7 @@ def profile(settings: BenchSettings) -> int:
     if settings.target:
         console.print("TARGET: only a stack that is started for it can be profiled", style="red")
         return 2
-    folder = (settings.results or RESULTS / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ-profile")).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = results_folder(settings.results, datetime.now(UTC))
     try:
         table = asyncio.run(_profile(settings, folder))
     except (DidNotStartError, NotServingError, NoRedisError) as error:
@@ -82,7 +82,7 @@ async def _end(watching: Sequence[asyncio.subprocess.Process]) -> None:
     """Has them write their flame graphs, which they do when they are interrupted."""
     for process in watching:
         if process.returncode is None:
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
     for process in watching:
         await process.wait()
 

@@ -14,7 +14,7 @@ from bench.deployment import NotServingError, deployment
 from bench.drivers import DriverEndedError
 from bench.progress import Shown
 from bench.report import Report
-from bench.settings import RESULTS, BenchSettings
+from bench.settings import BenchSettings, results_folder
 from bench.sweep import Sweep, drivers
 from deploy.local.plan import NoRedisError
 
@@ -25,8 +25,7 @@ console = Console(highlight=False, soft_wrap=True)
 def run(settings: BenchSettings) -> int:
     """Measures a stack under load: sweeps over concurrency or rate, and lengths of prompts and answers."""
     began = datetime.now(UTC)
-    folder = (settings.results or RESULTS / began.strftime("%Y%m%dT%H%M%SZ")).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = results_folder(settings.results, began)
     try:
         report = asyncio.run(_measure(settings, folder, began))
     except (DidNotStartError, DriverEndedError, NotServingError, NoRedisError) as error:

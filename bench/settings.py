@@ -1,5 +1,6 @@
 """What a measurement can be told: `make bench INPUT_TOKENS=128 CONCURRENCY=1,16,64`."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -9,6 +10,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from deploy.local.settings import ROOT, Some
 
 RESULTS = ROOT / ".tokenrelay" / "bench"
+
+
+def results_folder(wanted: Path | None, began: datetime) -> Path:
+    """Makes the folder for a measurement's results: the one that is wanted, else one named by its beginning."""
+    folder = (wanted or RESULTS / began.strftime("%Y%m%dT%H%M%SZ")).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _split(value: object) -> object:

@@ -2,6 +2,7 @@
 
 A frame leaves as soon as there is something to send and fewer than the allowed number wait for acknowledgement. Until
 then tokens of the same choice are merged, so the busier the path, the bigger the frames; a lone stream waits for nothing.
+After a frame of several streams the next one is gathered for a while; see tokenrelay/pace.py.
 """
 
 import asyncio
@@ -61,8 +62,7 @@ class Frames:
         self._waiting: dict[int, dict[int, _Waiting]] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._sent = 0
-        self._acknowledged = 0
-        self._under_way: deque[tuple[int, float, int]] = deque()  # frame, when it was sent, outputs in it
+        self._under_way: deque[tuple[int, float, int]] = deque()  # unacknowledged: frame, when it was sent, outputs in it
         self._resting = False
         self._closed = False
         self._wake = asyncio.Event()
@@ -89,9 +89,6 @@ class Frames:
 
     def acknowledge(self, frame: int) -> None:
         """Notes that the frames up to a number are in the log."""
-        if frame <= self._acknowledged:
-            return
-        self._acknowledged = frame
         rest = 0.0
         while self._under_way and self._under_way[0][0] <= frame:
             _, sent, outputs = self._under_way.popleft()
@@ -137,7 +134,7 @@ class Frames:
 
     def _may_leave(self) -> bool:
         has_some = bool(self._waiting or self._outcomes)
-        return has_some and not self._resting and self._sent - self._acknowledged < self._in_flight
+        return has_some and not self._resting and len(self._under_way) < self._in_flight
 
     def _write(self, frame: engine_service_pb2.RunSessionResponse, key: int, choices: dict[int, _Waiting]) -> None:
         for index, waiting in choices.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from google.rpc import code_pb2
 from prometheus_client import CollectorRegistry
 
+from bench.comparison_settings import ComparisonSettings
 from bench.settings import BenchSettings
 from broker_worker.settings import DeadLetterSettings, WorkerSettings
 from clients.settings import CommandLineSettings
@@ -54,7 +55,8 @@ def settings_document() -> str:
         parts.append(f"## {title}\n\n" + _table(("variable", "default", "what"), rows))
     for title, told in (
         ("Local stack (`make up`, `make demo`)", StackSettings),
-        ("Load generator (`make bench`)", BenchSettings),
+        ("Load generator (`make bench`, `make profile`)", BenchSettings),
+        ("Comparison (`make bench-compare`)", ComparisonSettings),
     ):
         rows = [
             (f"`{name.upper()}`", f"`{_default(field.default)}`", field.description or "")

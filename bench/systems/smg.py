@@ -34,7 +34,7 @@ class Smg:
     ) -> None:
         self._worker = VllmGrpc(folder, model, arguments, core=core, engine_core=engine_core)
         self._model = model
-        self._port = free_ports(2)
+        self._port = free_ports()
         where = ["--host", "127.0.0.1", "--port", str(self._port), "--prometheus-port", str(self._port + 1)]
         parts = ["--worker-urls", f"grpc://{self._worker.address}", "--model-path", model, "--tokenizer-path", model]
         options = ["--worker-startup-check-interval", "1", "--log-level", "warn"]

@@ -48,7 +48,7 @@ class Tokenrelay:
         environment: Mapping[str, str] | None = None,
         **settings: object,
     ) -> None:
-        self.settings = StackSettings(**{"state": folder, "port": free_ports(plan.QUERY + 1), **settings})  # type: ignore[arg-type]
+        self.settings = StackSettings(**{"state": folder, "port": free_ports(), **settings})  # type: ignore[arg-type]
         self._engine_core = engine_core
         self._children: list[Child] = []
         for process in plan.processes(self.settings):

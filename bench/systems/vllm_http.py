@@ -53,7 +53,7 @@ class VllmServer:
         core: int | None,
         engine_core: int | None,
     ) -> None:
-        self.port = free_ports(1)
+        self.port = free_ports()
         self._engine_core = engine_core
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
         command = [sys.executable, "-m", module, "--model", model, *where, "--disable-log-stats", *options, *arguments]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import grpc
 
+from bench.ports import free_ports
 from clients import AsyncClient
 from deploy.local import plan
 from deploy.local.settings import StackSettings
 from tests.drill.history import History
-from tests.support.local_stack import free_port
 from tests.support.waiting import eventually
 from tokenrelay.errors import TokenrelayError
 
@@ -144,7 +144,7 @@ class Cluster:
         **settings: object,
     ) -> None:
         self.folder = folder
-        self.settings = StackSettings(**{"state": folder, "port": free_port(), **settings})  # type: ignore[arg-type]
+        self.settings = StackSettings(**{"state": folder, "port": free_ports(), **settings})  # type: ignore[arg-type]
         self.history = history
         self.members: dict[str, Member] = {}
         for process in plan.processes(self.settings):

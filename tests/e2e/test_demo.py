@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.support.local_stack import free_port, make
+from bench.ports import free_ports
+from tests.support.local_stack import make
 
 HOPS = ("receive", "enqueue", "queue wait", "claim", "dispatch", "engine queue", "prefill", "decode", "append", "relay")
 SPANS = ("send", "queue wait", "process", "dispatch", "engine queue", "prefill", "decode", "append", "relay")
@@ -13,7 +14,7 @@ SPANS = ("send", "queue wait", "process", "dispatch", "engine queue", "prefill",
 @pytest.mark.vllm
 @pytest.mark.timeout(180)
 def test_make_demo_answers_and_shows_where_the_time_went(tmp_path: object) -> None:
-    done = make("demo", PORT=str(free_port()), STATE=str(tmp_path))
+    done = make("demo", PORT=str(free_ports()), STATE=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     story, _, rest = done.stdout.partition("--trace")[2].partition("hop ")
     assert len(re.findall(r"[A-Z][^.!?]{3,}[.!?]", story)) >= 5, story

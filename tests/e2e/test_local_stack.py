@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_ports
 from clients import AsyncClient
 from deploy.local import __main__ as commands
 from deploy.local import plan, supervision
@@ -277,7 +278,7 @@ async def test_a_demo_first_stops_what_a_killed_one_has_left(tmp_path: Path, mon
 
     monkeypatch.setattr(commands, "up", up)
     try:
-        commands.demo(StackSettings(state=tmp_path, port=local_stack.free_port()))
+        commands.demo(StackSettings(state=tmp_path, port=free_ports()))
     finally:
         left.stop()
     assert found == [False]

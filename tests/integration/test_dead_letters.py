@@ -16,6 +16,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.ports import free_ports
 from broker_worker import waiting
 from broker_worker.app import WorkerApplication
 from broker_worker.engine_link import EngineLink
@@ -25,7 +26,7 @@ from engine_service.engines.simulation import expected_tokens
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read, reason, started, tokens
 from tests.integration.test_processes_come_and_go import check_whole, until
-from tests.support.local_stack import ROOT, free_port, run
+from tests.support.local_stack import ROOT, run
 from tests.support.stack import MODEL, Running, Stack
 from tests.support.waiting import eventually
 from tokenrelay.errors import EngineDiedError
@@ -48,7 +49,7 @@ class EngineProcess:
     """A simulated engine in a process of its own, which is started anew whenever it ends, as a supervisor does."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.port = free_port()
+        self.port = free_ports()
         self.starts = 0
         self.process: asyncio.subprocess.Process | None = None
         self._environment = {

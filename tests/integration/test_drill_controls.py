@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.ports import free_ports
 from deploy.local import plan
 from deploy.local.settings import StackSettings
 from tests.drill import checker, history, load, nemesis
@@ -22,7 +23,6 @@ from tests.drill.faults.tcp_proxy import TcpProxy
 from tests.drill.load import Load, Wish
 from tests.drill.scenario import Drill
 from tests.drill.stage import Stage, set_up
-from tests.support.local_stack import free_port
 from tests.support.waiting import eventually
 from tokenrelay.token_log import keys
 from tokenrelay.v1 import generation_pb2
@@ -41,7 +41,7 @@ Fault = Callable[[Stage], Awaitable[None]]
 
 @IS_BROKEN
 async def test_a_write_that_redis_py_repeats_is_caught(tmp_path: Path, is_broken: bool) -> None:
-    port = free_port()
+    port = free_ports()
     proxy = await TcpProxy(port + plan.REDIS).start()
     workers = changed_workers(tmp_path, "retries" if is_broken else None)
     workers["worker-1"].environment["TOKENRELAY_REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
@@ -63,7 +63,7 @@ async def test_a_write_that_redis_py_repeats_is_caught(tmp_path: Path, is_broken
 
 @IS_BROKEN
 async def test_a_redis_that_answers_before_the_disk_does_is_caught(tmp_path: Path, is_broken: bool) -> None:
-    port, disk = free_port(), SlowDisk(tmp_path)
+    port, disk = free_ports(), SlowDisk(tmp_path)
     changed = Changes(disk.environment(), command=everysec.command(redis_command(tmp_path, port)) if is_broken else None)
 
     async def kill_it_while_the_disk_hangs(stage: Stage) -> None:

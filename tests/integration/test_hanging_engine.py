@@ -8,13 +8,14 @@ import time
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.ports import free_ports
 from broker_worker.app import WorkerApplication
 from broker_worker.settings import WorkerSettings
 from engine_service.engines.simulation import expected_tokens
 from engine_service.watchdog import Progress
 from tests.integration.conftest import spec
 from tests.integration.test_calls import read, tokens
-from tests.support.local_stack import ROOT, free_port
+from tests.support.local_stack import ROOT
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_service_pb2 as s
@@ -46,7 +47,7 @@ async def engine_process(port: int) -> asyncio.subprocess.Process:
 
 
 async def test_a_hanging_engine_ends_and_its_generations_go_on(stack: Stack) -> None:
-    port = free_port()
+    port = free_ports()
     process = await engine_process(port)
     settings = WorkerSettings(redis_url=stack.redis_url, engine_address=f"127.0.0.1:{port}", drain_seconds=1.0)
     await stack.add(WorkerApplication(settings))

@@ -158,14 +158,14 @@ async def scrape(port: int, path: str = "/metrics") -> tuple[int, str]:
     return await asyncio.to_thread(get)
 
 
-def free_port() -> int:
+def free_ports() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def test_every_process_has_metrics_and_a_health_check(stack: Stack) -> None:
-    ports = [free_port() for _ in range(3)]
+    ports = [free_ports() for _ in range(3)]
     engine = await stack.add_engine(metrics_port=ports[0])
     worker = await stack.add_worker(engine, metrics_port=ports[1])
     gateway = await stack.add_gateway(metrics_port=ports[2])
@@ -204,7 +204,7 @@ async def test_every_process_has_metrics_and_a_health_check(stack: Stack) -> Non
 
 
 async def test_refusals_are_counted_by_reason(stack: Stack) -> None:
-    port = free_port()
+    port = free_ports()
     gateway = await stack.add_gateway(metrics_port=port)
     with pytest.raises(Exception, match="spec: is required"):
         await stack.stub(gateway).Generate(s.GenerateRequest())

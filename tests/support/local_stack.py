@@ -2,19 +2,17 @@
 
 import asyncio
 import os
-import random
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.ports import free_ports
 from deploy.local import plan
 from deploy.local.settings import StackSettings
 from deploy.local.supervision import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST_PORT, LAST_PORT, STEP = 21_000, 32_000, 100  # below the ports that connections take by themselves
 
 
 @dataclass
@@ -54,7 +52,7 @@ class LocalStack:
 
 
 def new(state: Path, **settings: str) -> LocalStack:
-    values = {"STATE": str(state), "PORT": str(free_port()), **settings}
+    values = {"STATE": str(state), "PORT": str(free_ports()), **settings}
     environment = {**os.environ, **values}
     kept = {name: value for name, value in environment.items() if not name.startswith(("TOKENRELAY_", "OTEL_"))}
     stack_settings = StackSettings(**{name.lower(): value for name, value in values.items()})  # type: ignore[arg-type]
@@ -66,20 +64,6 @@ def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     command = ["make", *arguments, *(f"{name}={value}" for name, value in variables.items())]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def free_port() -> int:
-    """A port from which on a whole stack's ports are free; at random, since others may look at the same moment."""
-    ports = range(FIRST_PORT, LAST_PORT, STEP)
-    for port in random.sample(ports, len(ports)):
-        try:
-            for one in range(port, port + STEP):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", one))
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no free ports")
 
 
 async def run(*command: str, environment: dict[str, str] | None = None, stdin: str = "") -> tuple[int, str, str]:

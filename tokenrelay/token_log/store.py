@@ -320,11 +320,8 @@ class GenerationStore:
 
     def _batches(self, script: str, shared: Sequence[Any], items: Sequence[Item]) -> list["_Batch"]:
         by_shard: dict[int, list[int]] = {}
-        if len(self.shards) == 1 and items:
-            by_shard[0] = list(range(len(items)))
-        else:
-            for position, (generation_id, _) in enumerate(items):
-                by_shard.setdefault(_shard(generation_id), []).append(position)
+        for position, (generation_id, _) in enumerate(items):
+            by_shard.setdefault(_shard(generation_id), []).append(position)
         return [
             _Batch(
                 (

@@ -49,7 +49,7 @@ class Wire(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._longest_silence = longest_silence
         self._on_push = on_push
-        # Taken out, so that redis-py does not close it as one of its own that was forgotten.
+        # Taken out, so that redis-py does not close it as one of its own that was forgotten; kept, so that it does not itself.
         self._stream, opened._writer, opened._reader = opened._writer, None, None
         self._transport: Any = self._stream.transport
         self._transport.set_protocol(self)

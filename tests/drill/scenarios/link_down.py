@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 
+from bench.ports import free_ports
 from deploy.local import plan
 from tests.drill.cluster import Changes
 from tests.drill.faults.network import Network
@@ -9,7 +10,6 @@ from tests.drill.faults.tcp_proxy import TcpProxy
 from tests.drill.load import Load
 from tests.drill.scenario import Drill
 from tests.drill.stage import LEASE_SECONDS, set_up
-from tests.support.local_stack import free_port
 
 USERS = 32
 
@@ -20,7 +20,7 @@ async def run(drill: Drill) -> None:
         drill.figures["not run"] = obstacle
         drill.say(f"not run: {obstacle}")
         return
-    port = free_port()
+    port = free_ports()
     async with AsyncExitStack() as owned:
         network = Network()
         owned.callback(network.close)

@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 from random import Random
 
+from bench.ports import free_ports
 from deploy.local import plan
 from tests.drill.cluster import Changes
 from tests.drill.faults.proxy_link import Silence
@@ -10,14 +11,13 @@ from tests.drill.faults.tcp_proxy import TcpProxy
 from tests.drill.load import Load
 from tests.drill.scenario import Drill
 from tests.drill.stage import set_up
-from tests.support.local_stack import free_port
 
 USERS = 32
 FAULTS = ("late", "narrow", "cut", "held", "swallowed", "refused")
 
 
 async def run(drill: Drill) -> None:
-    port = free_port()
+    port = free_ports()
     ends = {
         "worker-1 to redis": port + plan.REDIS,
         "gateway-1 to redis": port + plan.REDIS,

@@ -8,7 +8,7 @@
 local PREFIX = KEYS[1]
 local GROUP = 'workers'
 local QUEUED, RUNNING, FAILED, CANCELLED, EXPIRED = 1, 2, 4, 5, 6  -- tokenrelay.v1.GenerationState; 3 to 6 are terminal
-local RUNNING_TEXT = '2'  -- as a record has it
+local RUNNING_TEXT = tostring(RUNNING)                              -- as a record has it
 local CANCEL, CANCEL_AFTER_GRACE, DETACH = 1, 2, 3                  -- tokenrelay.v1.DisconnectPolicy
 
 local clock = redis.call('TIME')
