@@ -27,7 +27,10 @@ async def offer(target: Target, load: Load, progress: Progress | None = None) ->
             target, load.workload, load.rate, load.seconds, first_stream=load.first_stream, progress=progress
         )
     return await closed_loop(
-        target, load.workload, load.concurrency, load.rounds, first_stream=load.first_stream, progress=progress
+        *(target, load.workload, load.concurrency, load.rounds),
+        ramp=load.ramp,
+        first_stream=load.first_stream,
+        progress=progress,
     )
 
 

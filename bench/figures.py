@@ -58,7 +58,9 @@ class Point:
     Attributes:
         concurrency: 0 in an open loop.
         rate: arrivals a second that were asked for; 0 in a closed loop.
-        seconds: from the first request's due instant to the last one's end.
+        seconds: from the first request's due instant to the last one's end; with a ramp, from its end to the instant at
+            which the first user has no more requests. Tokens are those that came in this time; the other figures but CPU and
+            memory are of the requests that were due in it.
         answered: requests with a whole answer; all figures but refusals are of these.
         arrived_per_s: open loop: arrivals in the second half of the time in which requests arrive.
         delivered_per_s: open loop: whole answers that ended in that half. Less, if a backlog grows.
@@ -119,13 +121,17 @@ def point(load: Load, samples: Sequence[Sample], limits: Limits, client_cpu_seco
         client_cpu_seconds: of each client process.
         served: what the serving side told.
     """
-    answered = [sample for sample in samples if not sample.refusal]
-    seconds = span(samples) if samples else 0.0
-    tokens = sum(sample.tokens for sample in answered)
-    good = sum(is_good(sample, limits) for sample in answered)
+    lasted = span(samples) if samples else 0.0
+    given = sum(sample.tokens for sample in samples if not sample.refusal)
     arrived, delivered = second_half(load, samples)
     cpu_seconds = {"client": sum(client_cpu_seconds), **served.cpu_seconds}
-    client_cores = _per(max(client_cpu_seconds, default=0.0), seconds)
+    client_cores = _per(max(client_cpu_seconds, default=0.0), lasted)
+    begin, end = steady(load, samples)
+    seconds = end - begin
+    tokens = tokens_between(samples, begin, end)
+    samples = [sample for sample in samples if begin <= sample.due <= end]
+    answered = [sample for sample in samples if not sample.refusal]
+    good = sum(is_good(sample, limits) for sample in answered)
     return Point(
         input_tokens=load.workload.input_tokens,
         output_tokens=load.workload.output_tokens,
@@ -149,8 +155,8 @@ def point(load: Load, samples: Sequence[Sample], limits: Limits, client_cpu_seco
         good_per_s=_per(good, seconds),
         good_share=_per(good, len(samples)),
         cached_share=_per(sum(sample.cached_tokens for sample in answered), len(answered) * load.workload.input_tokens),
-        cpu_us_per_token={group: _per(1e6 * used, tokens) for group, used in cpu_seconds.items()},
-        cores={group: _per(used, seconds) for group, used in cpu_seconds.items()},
+        cpu_us_per_token={group: _per(1e6 * used, given) for group, used in cpu_seconds.items()},
+        cores={group: _per(used, lasted) for group, used in cpu_seconds.items()},
         memory_mib={group: used / 2**20 for group, used in served.memory_bytes.items()},
         client_cores=client_cores,
         client_is_the_limit=client_cores >= CLIENT_LIMIT,
@@ -159,6 +165,24 @@ def point(load: Load, samples: Sequence[Sample], limits: Limits, client_cpu_seco
         gpu_used_mib=served.gpu_used_mib,
         gpu_total_mib=served.gpu_total_mib,
     )
+
+
+def steady(load: Load, samples: Sequence[Sample]) -> tuple[float, float]:
+    """Returns the time in which all users are there; without a ramp, all of it."""
+    if not samples:
+        return 0.0, 0.0
+    begin, end = min(sample.due for sample in samples), max(sample.ended for sample in samples)
+    if load.ramp:
+        begin += load.ramp
+        last_of_users = samples[load.rounds - 1 :: load.rounds]  # a user's requests follow one another
+        end = max(begin, min(sample.ended for sample in last_of_users))
+    return begin, end
+
+
+def tokens_between(samples: Sequence[Sample], begin: float, end: float) -> int:
+    """Returns how many tokens of whole answers came in some time."""
+    chunks = (chunk for sample in samples if not sample.refusal for chunk in sample.chunks)
+    return sum(tokens for at, tokens in chunks if begin <= at <= end)
 
 
 def ttft_ms(sample: Sample) -> float:

@@ -66,13 +66,18 @@ async def closed_loop(
     concurrency: int,
     rounds: int,
     *,
+    ramp: float = 0.0,
     first_stream: int = 0,
     progress: Progress | None = None,
 ) -> list[Sample]:
-    """Keeps a number of requests open: each user sends its next one when its last one has ended, `rounds` of them."""
+    """Keeps a number of requests open: each user sends its next one when its last one has ended, `rounds` of them.
 
-    async def user(stream: int) -> list[Sample]:
-        requests = workload.requests(stream)
+    The users begin one after the other, spread evenly over the seconds of the ramp.
+    """
+
+    async def user(number: int) -> list[Sample]:
+        await asyncio.sleep(ramp * number / concurrency)
+        requests = workload.requests(first_stream + number)
         samples = []
         for _ in range(rounds):
             samples.append(await _measure(target, next(requests), time.monotonic()))
@@ -80,7 +85,7 @@ async def closed_loop(
                 progress(samples[-1])
         return samples
 
-    users = [user(first_stream + number) for number in range(concurrency)]
+    users = [user(number) for number in range(concurrency)]
     return [sample for samples in await asyncio.gather(*users) for sample in samples]
 
 

@@ -18,6 +18,7 @@ class Load:
     Attributes:
         concurrency: requests that are kept open; 0 in an open loop.
         rounds: requests of each user.
+        ramp: seconds over which the users begin; 0: all at once.
         rate: arrivals a second; 0 in a closed loop.
         seconds: how long requests arrive in an open loop.
         first_stream: tells the point's prompts from others'.
@@ -26,6 +27,7 @@ class Load:
     workload: Workload
     concurrency: int = 0
     rounds: int = 0
+    ramp: float = 0.0
     rate: float = 0.0
     seconds: float = 0.0
     first_stream: int = 0
@@ -62,7 +64,7 @@ def _sweep(settings: BenchSettings, workload: Workload) -> Iterator[Load]:
             yield Load(workload, rate=rate, seconds=settings.point_seconds)
         return
     for concurrency in settings.concurrency:
-        yield Load(workload, concurrency=concurrency, rounds=settings.rounds)
+        yield Load(workload, concurrency=concurrency, rounds=settings.rounds, ramp=settings.ramp_seconds)
 
 
 def warm_up(load: Load, amount: int) -> Load:

@@ -56,6 +56,10 @@ class BenchSettings(BaseSettings):
 
     concurrency: Counts = Field((1, 4, 16, 64, 128), description="closed loop: requests that are kept open, one point each")
     rounds: Count = Field(8, description="closed loop: requests of each user and point")
+    ramp_seconds: NonNegative = Field(
+        0.0,
+        description="closed loop: users begin one after the other for so long; only the time in which all are there counts",
+    )
     rates: Rates = Field((), description="open loop instead: arrivals a second, one point each, at random instants")
     point_seconds: Positive = Field(20.0, description="open loop: how long requests arrive")
     input_tokens: Counts = Field((256,), description="lengths of prompts; each is measured with each of OUTPUT_TOKENS")

@@ -1,7 +1,6 @@
 """Takes generations from the queue: as many as the engine has room for, and a few more that stay unclaimed."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -9,7 +8,6 @@ import structlog
 
 from broker_worker.shift import Shift
 from broker_worker.waiting import Candidate, Load, Waiting, slots_of
-from tokenrelay import pace
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.metrics import WorkerMetrics
 from tokenrelay.token_log.store import GenerationStore
@@ -48,7 +46,6 @@ class Intake:
         self._changed = asyncio.Event()
         self._closed = False
         self._refused = False
-        self._claim_seconds = 0.0  # what the last claim took, to the engine's having it
 
     def changed(self) -> None:
         """To be called when slots become free."""
@@ -110,12 +107,6 @@ class Intake:
                 continue
             self._entries.add(found)
             self._report()
-            await self._rest(shift)
-
-    async def _rest(self, shift: Shift) -> None:
-        """Lets more come together when the machine is busy, so that they are read and claimed in one go."""
-        if rest := pace.rest(self._claim_seconds, shift.running):
-            await asyncio.sleep(rest)
 
     async def _give_back_late(self, model: str, reading: asyncio.Future[list[QueueEntry]]) -> None:
         """Returns what a read brings after this intake's end. Else it would hang on this consumer until recovery finds it."""
@@ -131,7 +122,6 @@ class Intake:
                 self._refused = not await self._is_serving()
                 continue
             wanted = self._next_batch(shift)
-            started = time.monotonic()
             try:
                 claims = await self._store.claim(
                     *(shift.model.model, shift.model.fingerprint, self._worker_id),
@@ -145,7 +135,6 @@ class Intake:
                 continue
             await asyncio.gather(*(shift.begin(claim) for claim in claims if claim is not None))
             self._claiming = []
-            self._claim_seconds = time.monotonic() - started
             self._report()
 
     async def _wait_until(self, is_so: Callable[[], bool]) -> bool:

@@ -2,7 +2,7 @@
 
 A frame leaves as soon as there is something to send and fewer than the allowed number wait for acknowledgement. Until
 then tokens of the same choice are merged, so the busier the path, the bigger the frames; a lone stream waits for nothing.
-After a frame of several streams the next one is gathered for a while; see tokenrelay/pace.py.
+After a frame of several streams the next one is gathered for a while; see pace.py.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 from google.rpc import status_pb2
 
+from engine_service import pace
 from engine_service.engines import Tokens
 from engine_service.watchdog import Progress
-from tokenrelay import pace
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.metrics import EngineMetrics
 from tokenrelay.v1 import generation_pb2
@@ -120,7 +120,8 @@ class Frames:
     def _take(self) -> engine_service_pb2.RunSessionResponse:
         self._sent += 1
         frame = engine_service_pb2.RunSessionResponse(frame=self._sent)
-        for key, choices in self._waiting.items():
+        # Newest first: on all the way from here, a first token is waited for more than any other.
+        for key, choices in reversed(self._waiting.items()):
             self._write(frame, key, choices)
         for key in self._outcomes.keys() - self._waiting.keys():
             self._set_outcome(frame.outputs.add(key=key), self._outcomes[key])

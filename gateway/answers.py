@@ -15,6 +15,7 @@ from tokenrelay.v1 import generation_pb2
 EVENT = b"\x0a"  # GenerateStreamResponse.event and AttachGenerationResponse.event
 SEQUENCE = b"\x08"  # GenerationEvent.sequence
 DELTA = b"\x1a"  # GenerationEvent.delta
+ONE_BYTE = [bytes([number]) for number in range(0x80)]
 
 
 def accepted(generation_id: str, sequence: int) -> bytes:
@@ -30,6 +31,10 @@ def deltas(items: Sequence[LogItem]) -> Iterator[bytes]:
     A delta's bytes are those that the engine service made. Only when several wait, because the client lags, are
     neighbours of the same choice parsed and merged into one. Every sequence is thus still the end of a log entry.
     """
+    if len(items) == 1:
+        if (only := items[0].entry) is not None:
+            yield _delta_response(items[0].sequence, only.delta)
+        return
     entries = [(item.sequence, item.entry) for item in items if item.entry is not None]
     for _, group in groupby(entries, key=lambda pair: pair[1].index):
         run = list(group)
@@ -74,6 +79,8 @@ def _response(event: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
+    if number <= 0x7F:
+        return ONE_BYTE[number]
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -32,14 +32,18 @@ class Reader:
     follower: Follower
     at_end: bool = False
 
-    async def pages(self) -> AsyncIterator[Sequence[LogItem]]:
-        """Yields the log's items as they come; the last page ends with the terminal record."""
-        while True:
-            items = await self.follower.next_items()
-            self.at_end = items[-1].terminal is not None
-            yield items
-            if self.at_end:
-                return
+    async def next_items(self) -> Sequence[LogItem]:
+        """Returns the log's next items, at least one, as soon as there are any; the terminal record is the last one of all."""
+        items = await self.follower.next_items()
+        self.at_end = items[-1].terminal is not None
+        return items
+
+    async def rest(self) -> list[LogItem]:
+        """Returns all items to the end, once it is there."""
+        items: list[LogItem] = []
+        while not self.at_end:
+            items += await self.next_items()
+        return items
 
 
 class Readers:

@@ -1,6 +1,5 @@
 """The public contract: every call of GenerationService, each as the steps of its story."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 from gateway import answers
@@ -21,7 +20,7 @@ Context = Any  # grpc.aio.ServicerContext, whose type parameters say nothing her
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
-    """Serves generations. A stream's responses are bytes already: deltas are forwarded as the engine service made them."""
+    """Serves generations. What streams write is bytes already: deltas are forwarded as the engine service made them."""
 
     def __init__(self, admission: Admission, readers: Readers, store: GenerationStore, patience: float) -> None:
         self._admission = admission
@@ -42,21 +41,20 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         submission = await self._admission.admit(request, context.time_remaining(), CANCEL)
         async with self._readers.submitted(submission, end_only=True) as reader:
             await _send_metadata(context, reader)
-            items = [item async for page in reader.pages() for item in page]
+            items = await reader.rest()
             record = await self._store.read_record(reader.generation_id)
             times = self._readers.ended(items[-1])
             _set_trailers(context, times)
             return generation_service_pb2.GenerateResponse(generation=answers.generation(record, items, times))
 
-    async def GenerateStream(  # type: ignore[override]  # bytes stand for responses
+    async def GenerateStream(  # type: ignore[override]  # it writes by itself
         self, request: generation_service_pb2.GenerateStreamRequest, context: Context
-    ) -> AsyncIterator[bytes]:
+    ) -> None:
         """Admits, and relays what comes."""
         self._refuse_while_draining()
         submission = await self._admission.admit(request, context.time_remaining(), CANCEL)
         async with self._readers.submitted(submission) as reader:
-            async for response in self._relay(reader, context):
-                yield response
+            await self._relay(reader, context)
 
     async def SubmitGeneration(
         self, request: generation_service_pb2.SubmitGenerationRequest, context: Context
@@ -67,16 +65,15 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         generation_id = await self._readers.submit_detached(submission)
         return generation_service_pb2.SubmitGenerationResponse(generation_id=generation_id)
 
-    async def AttachGeneration(  # type: ignore[override]  # bytes stand for responses
+    async def AttachGeneration(  # type: ignore[override]  # it writes by itself
         self, request: generation_service_pb2.AttachGenerationRequest, context: Context
-    ) -> AsyncIterator[bytes]:
+    ) -> None:
         """Joins what is there, and relays what comes."""
         self._refuse_while_draining()
         if request.after_sequence < 0:
             raise OutOfRangeError.of_field("after_sequence", f"is {request.after_sequence}; must be at least 0")
         async with self._readers.joined(request.generation_id, request.after_sequence) as reader:
-            async for response in self._relay(reader, context):
-                yield response
+            await self._relay(reader, context)
 
     async def GetGeneration(
         self, request: generation_service_pb2.GetGenerationRequest, context: Context
@@ -94,16 +91,17 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         state = await self._store.cancel(request.generation_id, self._patience)
         return generation_service_pb2.CancelGenerationResponse(state=state)
 
-    async def _relay(self, reader: Reader, context: Context) -> AsyncIterator[bytes]:
-        """Yields a reader's events, the accepted one first and the finished one last."""
+    async def _relay(self, reader: Reader, context: Context) -> None:
+        """Writes a reader's events, the accepted one first and the finished one last."""
         await _send_metadata(context, reader)
-        yield answers.accepted(reader.generation_id, reader.after)
-        async for page in reader.pages():
-            for response in answers.deltas(page):
-                yield response
-        times = self._readers.ended(page[-1])
+        await context.write(answers.accepted(reader.generation_id, reader.after))
+        while not reader.at_end:
+            items = await reader.next_items()
+            for response in answers.deltas(items):
+                await context.write(response)
+        times = self._readers.ended(items[-1])
         _set_trailers(context, times)
-        yield _finished(page[-1], times)
+        await context.write(_finished(items[-1], times))
 
     def _refuse_while_draining(self) -> None:
         if self._draining:

@@ -6,7 +6,6 @@ import pytest
 
 from tests.store.conftest import Bench
 from tests.support.redis_server import RedisServer
-from tokenrelay import pace
 from tokenrelay.errors import DataLossError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
@@ -60,19 +59,3 @@ async def test_a_reader_that_is_far_behind_is_not_kept_up_with(bench: Bench) -> 
     follower.push(LogItem(most + 1, store_pb2.LogEntry(token_count=1)), 0)
     assert follower._buffer == [], "it forgets what it held, and reads the log again"
     assert follower._must_read
-
-
-async def test_what_goes_to_several_streams_is_rested_after_and_a_lone_one_s_is_not(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rested: list[int] = []
-    monkeypatch.setattr(pace, "rest", lambda _, streams: rested.append(streams))
-    feed = Feed(bench.store, "g1", 15_000)
-    followers = [feed.follow(keys.new_generation_id(0), 0, from_log=False) for _ in range(2)]
-    entry = store_pb2.LogEntry(token_count=1).SerializeToString()
-    entries = [store_pb2.FeedEntry(generation_id=one.generation_id, sequence=1, log_entry=entry) for one in followers]
-    await feed._hand_out([store_pb2.FeedFrame(entries=entries[:1]).SerializeToString()])
-    assert rested == []
-    await feed._hand_out([store_pb2.FeedFrame(entries=[one]).SerializeToString() for one in entries])
-    assert rested == [2], "what has come in one go counts together"
-    assert [(await one.next_items())[-1].sequence for one in followers] == [1, 1]

@@ -104,3 +104,30 @@ async def test_a_subscription_that_is_cut_off_is_there_again_at_once(
             await connection._commands.client_kill_filter(_type="pubsub")
     finally:
         await connection.close()
+
+
+async def blocked(connection: RedisConnection, count: int) -> bool:
+    clients = await connection._commands.client_list(_type="normal")
+    return sum("b" in client["flags"] for client in clients) == count
+
+
+async def test_calls_that_block_do_not_wait_for_each_other_and_use_connections_again(connection: RedisConnection) -> None:
+    blocking = connection._blocking
+    first, second = (asyncio.create_task(blocking.call("BLPOP", name, 0)) for name in ("first", "second"))
+    await eventually(lambda: blocked(connection, 2), "both block")
+    await connection._commands.rpush("second", "b")
+    assert await second == [b"second", b"b"]
+    assert not first.done()
+    await connection._commands.rpush("first", "a")
+    assert await first == [b"first", b"a"]
+    with pytest.raises(Exception, match="unknown command"):
+        await blocking.call("NOTHING")
+    assert len(blocking._free) == 2, "an error reply is a reply"
+
+
+async def test_a_connection_on_which_somebody_has_stopped_to_wait_is_not_used_again(connection: RedisConnection) -> None:
+    waiting = asyncio.create_task(connection._blocking.call("BLPOP", "nothing", 0))
+    await eventually(lambda: blocked(connection, 1), "it blocks")
+    waiting.cancel()
+    await eventually(lambda: blocked(connection, 0), "its connection is closed")
+    assert connection._blocking._free == []

@@ -67,6 +67,17 @@ def test_a_point_counts_whole_answers_and_names_the_others() -> None:
     assert (point.kv_cache_share, point.prefix_hit_share, point.gpu_used_mib) == (0.25, 0.5, 100.0)
 
 
+def test_with_a_ramp_what_counts_is_the_time_in_which_all_users_are_there() -> None:
+    """Two users with two requests each, of 1 s and ten tokens; the second one begins half a second later."""
+    samples = [sample(due, first=0.1, gap=0.1, chunks=10, ended=due + 1.0) for user in (0.0, 0.5) for due in (user, user + 1.0)]
+    load = Load(Workload(8, 10), concurrency=2, rounds=2, ramp=0.5)
+    assert figures.steady(load, samples) == pytest.approx((0.5, 2.0))
+    point = figures.point(load, samples, LIMITS, [0.1], Served({"gateway": 0.4}))
+    assert point.requests == 3
+    assert point.tokens_per_s == pytest.approx(20, rel=0.1)
+    assert point.cpu_us_per_token["gateway"] == pytest.approx(0.4e6 / 40)
+
+
 def test_a_point_without_an_answer_has_no_figures_but_its_refusals() -> None:
     samples = [Sample(0.0, ended=1.0, refusal="UNAVAILABLE")]
     point = figures.point(Load(Workload(), concurrency=1, rounds=1), samples, LIMITS, [0.1], Served())

@@ -54,8 +54,8 @@ async def test_what_waits_for_the_acknowledgement_is_merged_per_choice(frames: F
     frames.acknowledge(1)
     frame = await waiting
     assert frame is not None
-    assert [(output.key, output.index, output.token_count) for output in frame.outputs] == [(1, 0, 2), (2, 1, 2)]
-    assert delta(frame.outputs[0]) == g.Delta(text="bc", token_ids=[2, 3])
+    assert [(output.key, output.index, output.token_count) for output in frame.outputs] == [(2, 1, 2), (1, 0, 2)], "newest first"
+    assert delta(frame.outputs[1]) == g.Delta(text="bc", token_ids=[2, 3])
 
 
 async def test_an_end_leaves_with_the_last_tokens(frames: Frames) -> None:

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
+from engine_service import pace
 from engine_service.engines import Tokens
 from engine_service.frames import Frames
 from engine_service.watchdog import Progress
-from tokenrelay import pace
 from tokenrelay.metrics import EngineMetrics
 
 

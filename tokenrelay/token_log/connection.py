@@ -34,6 +34,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokenrelay.clock import PeerClock
 from tokenrelay.errors import StoreFullError, StoreUnavailableError
+from tokenrelay.token_log.blocking import BlockingCalls
 from tokenrelay.token_log.wire import Wire, WireClosedError
 
 log = structlog.get_logger(__name__)
@@ -124,7 +125,7 @@ class RedisConnection:
         }
         self._commands = redis.asyncio.Redis.from_url(url, **options)
         self._slots = asyncio.Semaphore(MOST_COMMANDS)
-        self._blocking = redis.asyncio.Redis.from_url(url, **options)
+        self._blocking = BlockingCalls(self._open_wire)
         self._wire: Wire | None = None
         self._wiring = asyncio.Lock()
 
@@ -133,8 +134,8 @@ class RedisConnection:
         self._closed = True
         if self._wire is not None:
             self._wire.close()
-        for client in (self._commands, self._blocking):
-            await client.aclose()
+        self._blocking.close()
+        await self._commands.aclose()
 
     async def wait_until_ready(self) -> None:
         """Returns once Redis answers; says what it waits for.
@@ -332,20 +333,15 @@ class RedisConnection:
             NoSuchGroupError: a stream or its group has vanished.
             StoreUnavailableError: Redis is away. Entries may have been handed to the consumer all the same.
         """
-        positions: dict[Any, Any] = dict.fromkeys(streams, ">")
-        if block:
-            milliseconds = round(self._block * 1000)
-            reply = await self._now(
-                lambda: self._blocking.xreadgroup(group, consumer, positions, count=count, block=milliseconds),
-                self._block + BLOCK_MARGIN,
-            )
-        else:
-            reply = await self._once(lambda: self._commands.xreadgroup(group, consumer, positions, count=count))
-        found = reply.items() if isinstance(reply, dict) else reply or []
+        blocking = ("BLOCK", round(self._block * 1000)) if block else ()
+        command = ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *blocking)
+        reply = await self._now(
+            lambda: self._blocking.call(*command, "STREAMS", *streams, *(">" for _ in streams)), self._block + BLOCK_MARGIN
+        )
         return [
-            (stream.decode(), entry.decode(), fields)
-            for stream, entries in found
-            for entry, fields in (entries[0] if entries and isinstance(entries[0], list) else entries)
+            (stream.decode(), entry.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
+            for stream, entries in (reply or {}).items()
+            for entry, fields in entries
         ]
 
     async def range(self, stream: str, after: str, count: int) -> list[tuple[str, Mapping[bytes, bytes]]]:

@@ -2,17 +2,15 @@
 
 The feed is fast but may lose anything; the log is the truth. A follower takes from the feed what fits its position and
 reads the log for the rest: after a gap, after a reconnect, when its buffer grew past its bound, and when the check
-that runs every second finds its log ahead.
+that runs all the time finds its log ahead.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import structlog
 
-from tokenrelay import pace
 from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.token_log import keys
@@ -23,9 +21,8 @@ from tokenrelay.v1 import generation_pb2
 log = structlog.get_logger(__name__)
 
 END_ONLY = "!"  # at the end of a watcher's name: entries are not fed, only the terminal record
-CHECK_INTERVAL = 1.0  # seconds between looks at all open logs
+CHECK_INTERVAL = 0.5  # seconds between looks at all open logs
 BUFFER_BYTES = 256 * 1024  # what one follower may hold; past it, it forgets and reads the log again
-TURNS = 3  # of the event loop, until readers have given gRPC what was handed to them
 ITEM_BYTES = 640  # what an item takes in memory beside its own bytes, which for one token are about twenty
 
 
@@ -48,7 +45,7 @@ class Follower:
         self._buffered_bytes = 0
         self._must_read = False
         self._failure: TokenrelayError | None = None
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def position(self) -> int:
@@ -78,18 +75,22 @@ class Follower:
         self._buffer.append(item)
         self._buffered_to = item.sequence
         self._buffered_bytes += size + ITEM_BYTES
-        self._wake.set()
+        self._wake()
 
     def reread(self) -> None:
         """Forgets the buffer; the next items come from the log."""
         self._clear()
         self._must_read = True
-        self._wake.set()
+        self._wake()
 
     def fail(self, error: TokenrelayError) -> None:
         """Ends the following with an error, after what is buffered."""
         self._failure = error
-        self._wake.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def next_items(self) -> list[LogItem]:
         """Returns the next items, at least one, as soon as there are any.
@@ -110,9 +111,8 @@ class Follower:
                 return items
             elif self._failure is not None:
                 raise self._failure
-            self._wake.clear()
-            if not (self._must_read or self._buffer or self._failure):
-                await self._wake.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     async def _read(self) -> list[LogItem]:
         # What is pushed while the log is read is buffered again, so that nothing falls between the two.
@@ -157,6 +157,7 @@ class Feed:
         self._gateway = gateway
         self._store = store
         self._followers: dict[str, list[Follower]] = {}
+        self._behind: dict[Follower, int] = {}  # who was behind at the last look, and at which position
 
     def __len__(self) -> int:
         return sum(len(followers) for followers in self._followers.values())
@@ -222,21 +223,11 @@ class Feed:
                 for follower in self._all():
                     follower.reread()
             else:
-                await self._hand_out(messages)
+                for message in messages:
+                    self.receive(message)
 
-    async def _hand_out(self, messages: Sequence[bytes]) -> None:
-        """Gives what has come to its readers; what comes while they write is gathered."""
-        started = time.monotonic()
-        streams = sum(self.receive(message) for message in messages)
-        if streams > 1:
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
-            rest = pace.rest(time.monotonic() - started, streams)
-            if rest:
-                await asyncio.sleep(rest)
-
-    def receive(self, message: bytes) -> int:
-        """Hands one FeedFrame's entries to their followers; returns how many entries there were."""
+    def receive(self, message: bytes) -> None:
+        """Hands one FeedFrame's entries to their followers."""
         entries = store_pb2.FeedFrame.FromString(message).entries
         for entry in entries:
             followers = self._followers.get(entry.generation_id)
@@ -244,7 +235,6 @@ class Feed:
                 item = _item(entry)
                 for follower in followers:
                     follower.push(item, len(entry.log_entry) or len(entry.terminal))
-        return len(entries)
 
     async def _repeat(self, once: Callable[[], Awaitable[None]], interval: float) -> None:
         while True:
@@ -255,17 +245,27 @@ class Feed:
                 log.warning("redis is away; streams wait", followers=len(self))
 
     async def check_once(self) -> None:
-        """Looks whether any open log is ahead of who waits for it; the feed may have lost its last message."""
+        """Looks whether any open log is ahead of who waits for it; the feed may have lost its last message.
+
+        Whoever is behind at two looks in a row reads the log. At one look what is missing may be on its way.
+        """
         waiting = [follower for follower in self._all() if follower.is_waiting() and not follower.end_only]
         positions: dict[str, int] = {}
         for follower in waiting:
             name = follower.generation_id
             positions[name] = min(follower.position, positions.get(name, follower.position))
         ahead = await self._store.logs_ahead(positions) if positions else set()
-        for follower in waiting:
-            name = follower.generation_id
-            if name in ahead and follower.is_waiting() and follower.position == positions[name]:
+        behind = {
+            follower: follower.position
+            for follower in waiting
+            if follower.generation_id in ahead
+            and follower.is_waiting()
+            and follower.position == positions[follower.generation_id]
+        }
+        for follower, position in behind.items():
+            if self._behind.get(follower) == position:
                 follower.reread()
+        self._behind = behind
 
     async def renew_once(self) -> None:
         """Renews the watches, and finds ends that the feed has lost; a generation that is gone is lost data."""

@@ -1,7 +1,7 @@
-"""How long a path rests after it has carried something to many streams.
+"""How long frames rest after one that went to many streams.
 
-What comes meanwhile is gathered into larger pieces, which cost less for each token: the busier the machine, the longer a
-piece takes, the longer the rest, and the larger the next piece. A lone stream's rest is next to nothing.
+What comes meanwhile is gathered into a larger frame, which costs less for each token on all its way: the busier the machine,
+the longer a frame takes, the longer the rest, and the larger the next frame. A lone stream's rest is next to nothing.
 """
 
 MANY = 8  # streams; for these and more the rest is as long as the work
