@@ -80,6 +80,7 @@ def _stack(settings: BenchSettings, folder: Path) -> Tokenrelay:
         redis_url=settings.redis_url,
         gateways=settings.gateways,
         workers=settings.workers,
+        tracing=settings.tracing,
     )
 
 

@@ -67,6 +67,7 @@ class Point:
         inter_token_ms: gaps between what arrived of one stream.
         tpot_ms: from an answer's first token to its last, per token after the first.
         overhead_ms: what a whole answer took beyond the engine's own time.
+        first_overhead_ms: what its first token did.
         client_cores: CPU seconds a second of the busiest client process.
     """
 
@@ -88,6 +89,7 @@ class Point:
     tpot_ms: Quantiles
     e2e_ms: Quantiles
     overhead_ms: Quantiles
+    first_overhead_ms: Quantiles
     hops_ms: dict[str, Quantiles]
     good_per_s: float
     good_share: float
@@ -151,6 +153,7 @@ def point(load: Load, samples: Sequence[Sample], limits: Limits, client_cpu_seco
         tpot_ms=quantiles(tpot_ms(sample) for sample in answered if sample.tokens > 1),
         e2e_ms=quantiles(map(e2e_ms, answered)),
         overhead_ms=quantiles(e2e_ms(sample) - sample.engine_ms for sample in answered if sample.engine_ms),
+        first_overhead_ms=quantiles(ttft_ms(sample) - sample.engine_first_ms for sample in answered if sample.engine_first_ms),
         hops_ms=_hops(answered),
         good_per_s=_per(good, seconds),
         good_share=_per(good, len(samples)),

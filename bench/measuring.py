@@ -20,6 +20,7 @@ class Sample:
         refusal: why there was no whole answer; "" if there was.
         hops: milliseconds by hop, of systems that tell.
         engine_ms: the engine's own time from having the request to its last token, of systems that tell.
+        engine_first_ms: the same, to its first token.
     """
 
     due: float
@@ -28,6 +29,7 @@ class Sample:
     refusal: str = ""
     hops: dict[str, float] = field(default_factory=dict)
     engine_ms: float = 0.0
+    engine_first_ms: float = 0.0
     cached_tokens: int = 0
 
     def add(self, tokens: int) -> None:

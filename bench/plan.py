@@ -52,7 +52,10 @@ def loads(settings: BenchSettings, vocabulary_size: int) -> Iterator[Load]:
     number = 0
     for input_tokens in settings.input_tokens:
         for output_tokens in settings.output_tokens:
-            workload = Workload(input_tokens, output_tokens, settings.shared, vocabulary_size, settings.seed)
+            workload = Workload(
+                *(input_tokens, output_tokens, settings.shared, vocabulary_size, settings.seed),
+                text=settings.prompts == "text",
+            )
             for load in _sweep(settings, workload):
                 yield replace(load, first_stream=number * STREAMS_A_POINT)
                 number += 1

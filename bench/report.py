@@ -59,10 +59,10 @@ class Report:
         yield from (
             "## Hops",
             "",
-            "Milliseconds, p50 / p99; the last column is what an answer takes beyond the engine's time.",
+            "Milliseconds, p50 / p99; last, what a first token and a whole answer take beyond the engine's own time.",
             "",
         )
-        yield from table(self.points, [*_hop_columns(self.points), OVERHEAD])
+        yield from table(self.points, [*_hop_columns(self.points), *OVERHEAD])
         yield from ("", "## Cost", "", "CPU in microseconds a token; memory is resident, in MiB, at its highest.", "")
         yield from table(self.points, _cost_columns(self.points))
         yield from ("", "## Caches", "", *table(self.points, CACHES), "")
@@ -161,7 +161,10 @@ LATENCY: Sequence[Column] = (
     ("end to end", lambda point: _all(point.e2e_ms)),
     ("overhead", lambda point: _all(point.overhead_ms)),
 )
-OVERHEAD: Column = ("beyond the engine", lambda point: _some(point.overhead_ms))
+OVERHEAD: Sequence[Column] = (
+    ("first token beyond the engine", lambda point: _some(point.first_overhead_ms)),
+    ("answer beyond the engine", lambda point: _some(point.overhead_ms)),
+)
 CACHES: Sequence[Column] = (
     ("prompt tokens cached, as answers say", lambda point: _percent(point.cached_share)),
     ("prefix cache hits, as the engine says", lambda point: _percent(point.prefix_hit_share)),

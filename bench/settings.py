@@ -51,6 +51,9 @@ class BenchSettings(BaseSettings):
     redis_url: str | None = Field(None, description="a Redis that is there; unset: one of the stack's own")
     gateways: Some = Field(1, description="how many gateways a stack of its own has")
     workers: Some = Field(1, description="how many workers it has, each with an engine service")
+    tracing: bool = Field(
+        False, description="whether every request is traced, and the spans received by a process of the stack"
+    )
     simulated_step_ms: NonNegative = Field(10.0, description="milliseconds a token of the simulated engine")
     simulated_slots: Count = Field(256, description="how many generations the simulated engine runs at a time")
 
@@ -63,6 +66,7 @@ class BenchSettings(BaseSettings):
     rates: Rates = Field((), description="open loop instead: arrivals a second, one point each, at random instants")
     point_seconds: Positive = Field(20.0, description="open loop: how long requests arrive")
     input_tokens: Counts = Field((256,), description="lengths of prompts; each is measured with each of OUTPUT_TOKENS")
+    prompts: Literal["ids", "text"] = Field("ids", description="how prompts are sent; text has four characters for each token")
     output_tokens: Counts = Field((128,), description="lengths of answers")
     shared: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="which part of a prompt all requests share")
     warm_up: Annotated[int, Field(ge=0)] = Field(

@@ -22,7 +22,8 @@ from tokenrelay.v1 import (
     model_service_pb2_grpc,
 )
 
-ENGINE_HOPS = ("engine_queue", "prefill", "decode")
+ENGINE_FIRST_HOPS = ("engine_queue", "prefill")
+ENGINE_HOPS = (*ENGINE_FIRST_HOPS, "decode")
 OURS = ("gateway", "worker", "engine", "redis")
 
 
@@ -150,3 +151,4 @@ def _note_end(finished: generation_pb2.Finished, sample: Sample) -> None:
         name = hop_name(hop.kind)
         sample.hops[name] = sample.hops.get(name, 0.0) + milliseconds(hop.duration)
     sample.engine_ms = sum(sample.hops.get(name, 0.0) for name in ENGINE_HOPS)
+    sample.engine_first_ms = sum(sample.hops.get(name, 0.0) for name in ENGINE_FIRST_HOPS)

@@ -39,6 +39,21 @@ def test_a_small_vocabulary_is_enough() -> None:
     assert all(token < 10 for prompt in prompts(Workload(vocabulary_size=10), 5) for token in prompt)
 
 
+def test_a_prompt_as_text_has_four_characters_a_token_and_shares_its_beginning() -> None:
+    first, second = (request.prompt for request in itertools.islice(Workload(30, 3, 0.5, 50_000, text=True).requests(), 2))
+    assert isinstance(first, str)
+    assert isinstance(second, str)
+    assert len(first) == len(second) == 120
+    assert first[:60] == second[:60]
+    assert first[60:] != second[60:]
+
+
+async def test_with_a_ramp_users_begin_one_after_the_other() -> None:
+    samples = await closed_loop(FakeTarget(), Workload(4, 2), 4, 2, ramp=0.2)
+    begun = [samples[first].due - samples[0].due for first in range(0, 8, 2)]
+    assert all(earlier + 0.04 < later for earlier, later in itertools.pairwise(begun))
+
+
 def test_arrivals_are_a_poisson_process() -> None:
     instants = list(arrivals(50.0, 200.0, random.Random(1)))
     gaps = [later - earlier for earlier, later in itertools.pairwise(instants)]

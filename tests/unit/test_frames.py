@@ -54,7 +54,9 @@ async def test_what_waits_for_the_acknowledgement_is_merged_per_choice(frames: F
     frames.acknowledge(1)
     frame = await waiting
     assert frame is not None
-    assert [(output.key, output.index, output.token_count) for output in frame.outputs] == [(2, 1, 2), (1, 0, 2)], "newest first"
+    assert [(output.key, output.index, output.token_count) for output in frame.outputs] == [(2, 1, 2), (1, 0, 2)], (
+        "newest first"
+    )
     assert delta(frame.outputs[1]) == g.Delta(text="bc", token_ids=[2, 3])
 
 
