@@ -19,7 +19,7 @@ from bench.comparison import Run
 from bench.comparison_client import POINTS, Task
 from bench.comparison_report import MAIN, TITLES, ComparisonReport, table
 from bench.comparison_settings import ComparisonSettings
-from bench.comparison_systems import BASELINE, NAMES, Setup, missing
+from bench.comparison_systems import BASELINE, STANDARD, Setup, missing
 from bench.figures import Point
 from bench.plan import STREAMS_A_POINT, Load
 from bench.settings import results_folder
@@ -67,7 +67,7 @@ class Comparison:
     async def report(self, began: datetime) -> ComparisonReport:
         """Measures everything."""
         _end_at_a_word()
-        asked = self.settings.systems or NAMES
+        asked = self.settings.systems or STANDARD
         lacking = {name: why for name in asked if (why := missing(name))}
         systems = [name for name in asked if name not in lacking]
         used, called = await asyncio.to_thread(_model, self.settings, self.folder)

@@ -12,6 +12,7 @@ from bench.comparison_systems import BASELINE
 
 TITLES = {
     "tokenrelay": "Tokenrelay",
+    "tokenrelay-traced": "Tokenrelay, all traced",
     "vllm-http": "vLLM OpenAI server",
     "vllm-grpc": "vLLM gRPC server",
     "smg": "SMG before vLLM gRPC server",

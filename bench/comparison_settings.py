@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bench.comparison_systems import ENGINE_ARGUMENTS, NAMES
+from bench.comparison_systems import ENGINE_ARGUMENTS, NAMES, STANDARD
 from bench.settings import Count, Counts, Listed
 
 FEW_CORES = 2
@@ -27,7 +27,7 @@ class ComparisonSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     systems: Annotated[Listed[str], AfterValidator(_known)] = Field(
-        (), description=f"what is compared, of {', '.join(NAMES)}; unset: all that are installed"
+        (), description=f"what is compared, of {', '.join(NAMES)}; unset: all of {', '.join(STANDARD)} that are installed"
     )
     model: str | None = Field(
         None, description="a local folder or a hub name; unset: a small Llama of random weights that is faster than the servers"

@@ -9,7 +9,8 @@ from bench.systems import System
 from bench.systems.tokenrelay import Tokenrelay
 
 BASELINE = "vllm-http"
-NAMES = ("tokenrelay", BASELINE, "vllm-grpc", "smg", "in-process")
+STANDARD = ("tokenrelay", BASELINE, "vllm-grpc", "smg", "in-process")
+NAMES = (*STANDARD, "tokenrelay-traced")
 ENGINE_ARGUMENTS = "--max-model-len 2048 --enforce-eager --dtype bfloat16"
 GRPC_PACKAGES = ("smg_grpc_servicer", "smg_grpc_proto")
 
@@ -50,8 +51,15 @@ def create(name: str, setup: Setup) -> System:
     core, engine_core = setup.core, setup.engine_core
     # Imported one at a time: some need packages that may be missing, and vLLM takes seconds.
     match name:
-        case "tokenrelay":
-            return Tokenrelay(folder, core=core, engine_core=engine_core, model=setup.model, vllm_args=setup.vllm_args)
+        case "tokenrelay" | "tokenrelay-traced":
+            return Tokenrelay(
+                folder,
+                core=core,
+                engine_core=engine_core,
+                tracing=name == "tokenrelay-traced",
+                model=setup.model,
+                vllm_args=setup.vllm_args,
+            )
         case "vllm-http":
             from bench.systems.vllm_http import VllmHttp  # noqa: PLC0415
 

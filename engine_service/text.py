@@ -27,7 +27,7 @@ class TextStream:
         """Takes a token's bytes; returns the stop string that they complete, if any."""
         start = len(self._text)
         self._text += self._decoder.decode(piece)
-        if not may_stop or len(self._text) == start:
+        if not self._stop or not may_stop or len(self._text) == start:
             return None
         matches = [(end, found) for found in self._stop if (end := self._end_of(found, start)) is not None]
         if not matches:

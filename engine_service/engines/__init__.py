@@ -27,7 +27,7 @@ class EngineRequest:
         return self.spec.sampling_params.n or 1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Tokens:
     """New tokens of one choice.
 
