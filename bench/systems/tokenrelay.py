@@ -55,13 +55,10 @@ class Tokenrelay:
         for process in plan.processes(self.settings):
             if process.name == "traces" and not tracing:
                 continue
-            variables = {
-                **process.environment,
-                "TOKENRELAY_LOG_FORMAT": "json",
-                **(environment or {}),
-            }  # as where it is deployed
-            if not tracing:
-                variables = {name: value for name, value in variables.items() if not name.startswith("OTEL_")}
+            # As where it is deployed: logs for programs, and spans exported as seldom as the SDK does by itself.
+            variables = {**process.environment, "TOKENRELAY_LOG_FORMAT": "json", **(environment or {})}
+            left_out = "OTEL_BSP_" if tracing else "OTEL_"
+            variables = {name: value for name, value in variables.items() if not name.startswith(left_out)}
             if engine_core is not None:
                 variables["TOKENRELAY_ENGINE_CORE_CPUS"] = str(engine_core)
                 variables["VLLM_CPU_OMP_THREADS_BIND"] = str(engine_core)
