@@ -17,6 +17,7 @@ from uuid import uuid4
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave out what is private
 from grpc_status import rpc_status
 from opentelemetry.trace import SpanKind
 
@@ -40,6 +41,8 @@ Deserializer = Callable[[bytes], Message]
 Handler = Callable[[Message, Any], Any]
 Requests = AsyncIterator[bytes]
 OURS = "/tokenrelay."
+# What a write raises whose connection is gone, if gRPC has not cancelled the call before.
+ClientGoneError = cygrpc.ExecuteBatchError
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -82,6 +85,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     with self._place():
                         return await handle(await self._receive(requests, deserialize), context)
+                except ClientGoneError:
+                    raise
                 except Exception as error:
                     status = outcome.fail(error)
             return await context.abort_with_status(status)
@@ -95,6 +100,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     with self._place():
                         # Not a generator: a message passes through each on its way, which costs more than the handler.
                         await handle(await self._receive(requests, deserialize), context)
+                except ClientGoneError:
+                    raise
                 except Exception as error:
                     status = outcome.fail(error)
                 else:
@@ -198,7 +205,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics.open_of(method).inc()
         try:
             yield outcome
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, ClientGoneError):
             outcome.code = "DEADLINE_EXCEEDED" if call.is_past_deadline() else "CANCELLED"
             raise
         finally:

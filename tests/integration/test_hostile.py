@@ -10,9 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from deploy.local.settings import ROOT
+from gateway import servicer
 from tests.drill.raw_http2 import (
     ACK,
     END_HEADERS,
@@ -30,7 +32,7 @@ from tests.integration.test_calls import read, reason, started
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Running, Stack
 from tests.support.waiting import eventually
-from tokenrelay import grpc_server
+from tokenrelay import grpc_server, interceptors
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
 
@@ -126,6 +128,37 @@ async def test_grpc_says_nothing_of_clients_that_left_and_all_else(served: Serve
     grpc_log.error("ExecuteBatchError raised in core by servicer method [/x/y]")
     grpc_log.error("Unexpected [ValueError] raised by servicer method [/x/y]")
     assert [record.getMessage()[:10] for record in caplog.records if record.name == grpc_log.name] == ["Unexpected"]
+
+
+@pytest.mark.parametrize("window", [2**24, 2000], ids=["in mid-stream", "while the client takes nothing"])
+async def test_a_connection_that_breaks_under_streams_is_a_client_that_left(served: Served, window: int) -> None:
+    request = message(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)).SerializeToString())
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(5):
+            async with RawConnection(served.gateway.target, window=window) as connection:
+                streams = [connection.begin(request_fields(SERVICE + b"GenerateStream"), request)[0] for _ in range(20)]
+                await eventually(lambda: all(map(connection.is_accepted, streams)), "all are accepted")  # noqa: B023
+        await eventually(lambda: len(served.gateway.application._feed) == 0, "nobody reads any more")
+        await eventually(lambda: not served.engine.application._engine._running, "the engine has freed the slots")
+    assert [line for line in lines if line["log_level"] == "error"] == []
+
+
+async def test_a_write_that_finds_its_connection_gone_is_no_failure_of_ours(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = asyncio.Event()
+
+    async def fail(*_: object) -> None:
+        written.set()
+        raise interceptors.ClientGoneError("execute_batch")
+
+    monkeypatch.setattr(servicer, "_send_metadata", fail)
+    with structlog.testing.capture_logs() as lines:
+        async with RawConnection(served.gateway.target) as connection:
+            connection.begin(request_fields(SERVICE + b"GenerateStream"), message(GOOD))
+            await asyncio.wait_for(written.wait(), PATIENCE)
+            await eventually(lambda: len(served.gateway.application._feed) == 0, "it has left")
+    assert [line for line in lines if line["log_level"] == "error"] == []
 
 
 async def test_a_flood_of_resets_cancels_nobody_elses_call(served: Served) -> None:
