@@ -13,8 +13,6 @@ import uvloop
 
 log = structlog.get_logger(__name__)
 
-GC_ALLOCATIONS = 20_000  # more objects than freed ones, until the youngest are searched; Python's own 700
-
 
 class StartUpError(Exception):
     """The process cannot start, and trying again without a change would not help. Its text is for the operator."""
@@ -61,7 +59,7 @@ async def _serve(application: Application) -> int:
 
 
 async def _run_and_drain(application: Application, signals: "_Signals") -> None:
-    _collect_seldom()
+    _keep_what_is_there()
     log.info("ready")
     running = asyncio.create_task(application.run())
     stopping = asyncio.create_task(signals.received.wait())
@@ -81,14 +79,10 @@ async def _run_and_drain(application: Application, signals: "_Signals") -> None:
                 await task
 
 
-def _collect_seldom() -> None:
-    """Keeps what a start leaves behind out of every later search for garbage, and has one only after many allocations.
-
-    Hardly anything here is garbage that only a search finds; each one stops all streams.
-    """
+def _keep_what_is_there() -> None:
+    """Keeps what a start leaves behind out of every later search for garbage, each of which stops all streams."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
 
 
 class _Signals:

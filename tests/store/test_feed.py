@@ -59,3 +59,31 @@ async def test_a_reader_that_is_far_behind_is_not_kept_up_with(bench: Bench) -> 
     follower.push(LogItem(most + 1, store_pb2.LogEntry(token_count=1)), 0)
     assert follower._buffer == [], "it forgets what it held, and reads the log again"
     assert follower._must_read
+
+
+@pytest.mark.parametrize("what", ["an entry", "a reason to read again", "a failure"])
+async def test_what_comes_while_the_log_is_read_is_not_slept_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    follower = Feed(bench.store, "g1", 15_000).follow(keys.new_generation_id(0), 0, from_log=True)
+
+    async def read_log(generation_id: str, after: int) -> list[LogItem]:
+        monkeypatch.undo()
+        match what:
+            case "an entry":
+                follower.push(LogItem(1, store_pb2.LogEntry(token_count=1)), 0)
+            case "a reason to read again":
+                follower.reread()
+                monkeypatch.setattr(bench.store, "read_log", lambda *_: asyncio.sleep(0, [later]))
+            case _:
+                follower.fail(DataLossError("gone"))
+        return []
+
+    later = LogItem(1, store_pb2.LogEntry(token_count=1))
+    monkeypatch.setattr(bench.store, "read_log", read_log)
+    reading = asyncio.wait_for(follower.next_items(), 5)
+    if what == "a failure":
+        with pytest.raises(DataLossError):
+            await reading
+    else:
+        assert [item.sequence for item in await reading] == [1]

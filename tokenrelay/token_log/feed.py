@@ -111,8 +111,9 @@ class Follower:
                 return items
             elif self._failure is not None:
                 raise self._failure
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            if not (self._must_read or self._buffer or self._failure):  # as may have become so while the log was read
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
 
     async def _read(self) -> list[LogItem]:
         # What is pushed while the log is read is buffered again, so that nothing falls between the two.
