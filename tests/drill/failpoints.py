@@ -12,8 +12,8 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,19 +88,6 @@ def after(only: Callable[..., Any] = always) -> Wrap:
     return wrap
 
 
-def at_the_end_of_a_stream(original: Any, reach: Trap) -> Any:
-    """Reached when all responses of a call have been sent."""
-
-    @functools.wraps(original)
-    async def streamed(*arguments: Any) -> AsyncIterator[Any]:
-        async with aclosing(original(*arguments)) as responses:
-            async for response in responses:
-                yield response
-        reach()
-
-    return streamed
-
-
 def between_append_and_finish(original: Any, reach: Trap) -> Any:
     """Reached in the middle of GenerationStore.write, which has both in one round trip: only the first half is sent."""
 
@@ -173,9 +160,7 @@ POINTS = (
     Point("gateway-after-watch", GATEWAY, "tokenrelay.token_log.feed", "Feed.watch", after()),
     Point("gateway-on-first-tokens-before-delivery", GATEWAY, "tokenrelay.token_log.feed", "Follower.push", before(_begins)),
     Point("gateway-on-the-end-before-finished", GATEWAY, "gateway.readers", "Readers.ended", before()),
-    Point(
-        "gateway-after-finished-before-status", GATEWAY, "gateway.servicer", "GenerationServicer._relay", at_the_end_of_a_stream
-    ),
+    Point("gateway-after-finished-before-status", GATEWAY, "gateway.servicer", "GenerationServicer._relay", after()),
     Point("gateway-before-unwatch", GATEWAY, "tokenrelay.token_log.feed", "Feed.unwatch", before()),
     Point("gateway-after-unwatch", GATEWAY, "tokenrelay.token_log.feed", "Feed.unwatch", after()),
     Point("gateway-before-cancel", GATEWAY, STORE, "GenerationStore.cancel", before()),
