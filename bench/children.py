@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from deploy.local.settings import ROOT
 START_SECONDS = 300.0
 STOP_SECONDS = 20.0
 LOOK_INTERVAL = 0.2
+
+INTERRUPTED = 130  # the exit status of a command that was ended by a word
 
 
 class DidNotStartError(Exception):
@@ -82,3 +85,12 @@ class Child:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         await self._process.wait()
+
+
+def end_at_a_word() -> None:
+    """Has a time limit's signal, and a closed terminal's, end what was started, as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None, "it is called in one"
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)

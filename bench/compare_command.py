@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import comparison, comparison_plot, machine
-from bench.children import Child
+from bench.children import INTERRUPTED, Child, end_at_a_word
 from bench.comparison import Run
 from bench.comparison_client import POINTS, Task
 from bench.comparison_report import MAIN, TITLES, ComparisonReport, table
@@ -26,7 +25,6 @@ from bench.settings import results_folder
 from bench.systems.vllm_http import engine_environment
 from bench.workload import Workload
 
-INTERRUPTED = 130
 PEERS = ("smg", "smg-grpc-servicer", "smg-grpc-proto", "aiohttp")
 LAST_WORDS = 300  # characters of a client's output that are told when it fails
 console = Console(highlight=False, soft_wrap=True)
@@ -66,7 +64,7 @@ class Comparison:
 
     async def report(self, began: datetime) -> ComparisonReport:
         """Measures everything."""
-        _end_at_a_word()
+        end_at_a_word()
         asked = self.settings.systems or STANDARD
         lacking = {name: why for name in asked if (why := missing(name))}
         systems = [name for name in asked if name not in lacking]
@@ -193,12 +191,3 @@ def _machine() -> dict[str, object]:
         except metadata.PackageNotFoundError:
             continue
     return described
-
-
-def _end_at_a_word() -> None:
-    """Has a time limit's signal, and a closed terminal's, end what was started, as Ctrl-C does."""
-    task = asyncio.current_task()
-    assert task is not None, "it is called in one"
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from bench.measuring import Sample, span
+from bench.measuring import Sample
 from bench.plan import Load
 
 PERCENTILES = (50, 90, 95, 99)
@@ -123,7 +123,8 @@ def point(load: Load, samples: Sequence[Sample], limits: Limits, client_cpu_seco
         client_cpu_seconds: of each client process.
         served: what the serving side told.
     """
-    lasted = span(samples) if samples else 0.0
+    first, last = span(samples)
+    lasted = last - first
     given = sum(sample.tokens for sample in samples if not sample.refusal)
     arrived, delivered = second_half(load, samples)
     cpu_seconds = {"client": sum(client_cpu_seconds), **served.cpu_seconds}
@@ -170,12 +171,15 @@ def point(load: Load, samples: Sequence[Sample], limits: Limits, client_cpu_seco
     )
 
 
+def span(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Returns the first request's due instant and the last one's end."""
+    return min((sample.due for sample in samples), default=0.0), max((sample.ended for sample in samples), default=0.0)
+
+
 def steady(load: Load, samples: Sequence[Sample]) -> tuple[float, float]:
-    """Returns the time in which all users are there; without a ramp, all of it."""
-    if not samples:
-        return 0.0, 0.0
-    begin, end = min(sample.due for sample in samples), max(sample.ended for sample in samples)
-    if load.ramp:
+    """Returns when all users are there, from when to when; without a ramp, all the time."""
+    begin, end = span(samples)
+    if load.ramp and samples:
         begin += load.ramp
         last_of_users = samples[load.rounds - 1 :: load.rounds]  # a user's requests follow one another
         end = max(begin, min(sample.ended for sample in last_of_users))

@@ -3,11 +3,14 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from bench.workload import Request, Workload
+
+ENGINE_FIRST_HOPS = ("engine_queue", "prefill")
+ENGINE_HOPS = (*ENGINE_FIRST_HOPS, "decode")
 
 
 @dataclass(slots=True)
@@ -19,8 +22,6 @@ class Sample:
         chunks: one (instant, number of tokens) for everything that arrived with tokens in it.
         refusal: why there was no whole answer; "" if there was.
         hops: milliseconds by hop, of systems that tell.
-        engine_ms: the engine's own time from having the request to its last token, of systems that tell.
-        engine_first_ms: the same, to its first token.
     """
 
     due: float
@@ -28,13 +29,21 @@ class Sample:
     ended: float = 0.0
     refusal: str = ""
     hops: dict[str, float] = field(default_factory=dict)
-    engine_ms: float = 0.0
-    engine_first_ms: float = 0.0
     cached_tokens: int = 0
 
     def add(self, tokens: int) -> None:
         """Notes that tokens have arrived just now."""
         self.chunks.append((time.monotonic(), tokens))
+
+    @property
+    def engine_first_ms(self) -> float:
+        """The engine's own time from having the request to its first token; 0 of systems that do not tell."""
+        return sum(self.hops.get(name, 0.0) for name in ENGINE_FIRST_HOPS)
+
+    @property
+    def engine_ms(self) -> float:
+        """The same, to its last token."""
+        return sum(self.hops.get(name, 0.0) for name in ENGINE_HOPS)
 
     @property
     def tokens(self) -> int:
@@ -134,8 +143,3 @@ async def _measure(target: Target, request: Request, due: float) -> Sample:
     if not sample.refusal and sample.tokens != request.output_tokens:
         sample.refusal = f"{sample.tokens} tokens instead of {request.output_tokens}"
     return sample
-
-
-def span(samples: Sequence[Sample]) -> float:
-    """Returns the seconds from the first request's due instant to the last one's end."""
-    return max(sample.ended for sample in samples) - min(sample.due for sample in samples)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import processes
-from bench.children import DidNotStartError
+from bench import plan, processes
+from bench.children import INTERRUPTED, DidNotStartError, end_at_a_word
 from bench.deployment import NotServingError, deployment
-from bench.measuring import Sample, closed_loop
+from bench.driver import offer
+from bench.measuring import Sample
 from bench.settings import BenchSettings, results_folder
 from bench.systems.tokenrelay import TokenrelayTarget
-from bench.workload import Workload
 from deploy.local.plan import NoRedisError
 
 SAMPLES_A_SECOND = 200
@@ -27,7 +27,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def profile(settings: BenchSettings) -> int:
-    """Profiles the processes of a stack of its own under the largest CONCURRENCY: a flame graph of each, CPU per token."""
+    """Profiles the processes of a stack of its own under its last and largest point: a flame graph of each, CPU per token."""
     if settings.target:
         console.print("TARGET: only a stack that is started for it can be profiled", style="red")
         return 2
@@ -37,31 +37,33 @@ def profile(settings: BenchSettings) -> int:
     except (DidNotStartError, NotServingError, NoRedisError) as error:
         console.print(str(error), style="red", markup=False)
         return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("Interrupted; there is no profile.")
+        return INTERRUPTED
     (folder / "profile.md").write_text(table)
     console.print(f"\n{table}\nIn {folder}: profile.md and the flame graphs, *.svg", markup=False)
     return 0
 
 
 async def _profile(settings: BenchSettings, folder: Path) -> str:
-    concurrency = settings.concurrency[-1]
+    end_at_a_word()
     async with deployment(settings, folder) as measured:
         target = TokenrelayTarget(measured.targets)
-        workload = Workload(
-            settings.input_tokens[0], settings.output_tokens[0], settings.shared, measured.vocabulary_size, settings.seed
-        )
+        *_, load = plan.loads(settings, measured.vocabulary_size)
+        watching: list[asyncio.subprocess.Process] = []
         try:
-            console.print(f"{measured.title}: {concurrency} streams, {settings.rounds} rounds", markup=False)
-            await closed_loop(target, workload, concurrency, settings.warm_up)
+            console.print(f"{measured.title}: {load.label()}", markup=False)
+            await offer(target, plan.warm_up(load, settings.warm_up))
             groups = measured.pids()
             watching = await _watch(groups, folder)
             before = processes.usage(groups)
-            samples = await closed_loop(target, workload, concurrency, settings.rounds)
+            samples = await offer(target, load)
             after = processes.usage(groups)
-            await _end(watching)
         finally:
+            await _end(watching)
             await target.close()
     spent = {name: after[name] - before[name] for name in groups if groups[name]}
-    return _table(f"{measured.title}, {concurrency} streams", spent, samples)
+    return _table(f"{measured.title}, {load.label()}", spent, samples)
 
 
 async def _watch(groups: Mapping[str, Sequence[int]], folder: Path) -> list[asyncio.subprocess.Process]:

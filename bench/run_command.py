@@ -2,14 +2,13 @@
 
 import asyncio
 import shlex
-import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
 from bench import machine, plan, plots, saturation
-from bench.children import DidNotStartError
+from bench.children import INTERRUPTED, DidNotStartError, end_at_a_word
 from bench.deployment import NotServingError, deployment
 from bench.drivers import DriverEndedError
 from bench.progress import Shown
@@ -18,7 +17,6 @@ from bench.settings import BenchSettings, results_folder
 from bench.sweep import Sweep, drivers
 from deploy.local.plan import NoRedisError
 
-INTERRUPTED = 130
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -42,7 +40,7 @@ def run(settings: BenchSettings) -> int:
 
 
 async def _measure(settings: BenchSettings, folder: Path, began: datetime) -> Report:
-    _end_at_a_word()
+    end_at_a_word()
     console.print(_what(settings), markup=False)
     async with deployment(settings, folder) as measured, drivers(settings, folder, measured) as clients:
         loads = list(plan.loads(settings, measured.vocabulary_size))
@@ -74,12 +72,3 @@ def _what(settings: BenchSettings) -> str:
     if settings.target:
         return f"Measuring {', '.join(settings.target)}"
     return f"Starting a stack: engine {settings.engine}, {settings.gateways} gateways, {settings.workers} workers"
-
-
-def _end_at_a_word() -> None:
-    """Has a time limit's signal, and a closed terminal's, end what was started, as Ctrl-C does."""
-    task = asyncio.current_task()
-    assert task is not None, "it is called in one"
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)

@@ -35,6 +35,8 @@ SHORTEST_PING_INTERVAL_MS = 200
 # What stands for every method that there is not. Nobody can call it by its name, which would be a call without an answer.
 OTHER_SERVICE, OTHER_METHOD = secrets.token_hex(16), "Other"
 OTHER = f"/{OTHER_SERVICE}/{OTHER_METHOD}".encode()
+# What a write raises whose connection is gone, if gRPC has not cancelled the call before.
+ClientGoneError = cygrpc.ExecuteBatchError
 
 
 class _Serving(cygrpc.AioServer):  # type: ignore[misc]

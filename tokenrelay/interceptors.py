@@ -17,7 +17,6 @@ from uuid import uuid4
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave out what is private
 from grpc_status import rpc_status
 from opentelemetry.trace import SpanKind
 
@@ -30,6 +29,7 @@ from tokenrelay.errors import (
     TokenrelayError,
     UnavailableError,
 )
+from tokenrelay.grpc_server import ClientGoneError
 from tokenrelay.metrics import CallMetrics
 from tokenrelay.settings import ServerSettings
 from tokenrelay.status import to_status
@@ -41,8 +41,6 @@ Deserializer = Callable[[bytes], Message]
 Handler = Callable[[Message, Any], Any]
 Requests = AsyncIterator[bytes]
 OURS = "/tokenrelay."
-# What a write raises whose connection is gone, if gRPC has not cancelled the call before.
-ClientGoneError = cygrpc.ExecuteBatchError
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -85,8 +83,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     with self._place():
                         return await handle(await self._receive(requests, deserialize), context)
-                except ClientGoneError:
-                    raise
                 except Exception as error:
                     status = outcome.fail(error)
             return await context.abort_with_status(status)
@@ -100,8 +96,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     with self._place():
                         # Not a generator: a message passes through each on its way, which costs more than the handler.
                         await handle(await self._receive(requests, deserialize), context)
-                except ClientGoneError:
-                    raise
                 except Exception as error:
                     status = outcome.fail(error)
                 else:
@@ -227,7 +221,13 @@ class _Outcome:
         self._metrics = metrics
 
     def fail(self, error: Exception) -> grpc.Status:
-        """Notes an error and returns its status. What is not ours becomes a fixed text; the log has the rest."""
+        """Notes an error and returns its status. What is not ours becomes a fixed text; the log has the rest.
+
+        Raises:
+            ClientGoneError: that is the error; nobody is there to be told a status.
+        """
+        if isinstance(error, ClientGoneError):
+            raise error
         if not isinstance(error, TokenrelayError):
             error_id = uuid4().hex
             log.error("call failed", method=self._method, error_id=error_id, exc_info=error)

@@ -22,8 +22,6 @@ from tokenrelay.v1 import (
     model_service_pb2_grpc,
 )
 
-ENGINE_FIRST_HOPS = ("engine_queue", "prefill")
-ENGINE_HOPS = (*ENGINE_FIRST_HOPS, "decode")
 OURS = ("gateway", "worker", "engine", "redis")
 
 
@@ -147,5 +145,3 @@ def _note_end(finished: generation_pb2.Finished, sample: Sample) -> None:
     for hop in finished.timings.hops:
         name = hop_name(hop.kind)
         sample.hops[name] = sample.hops.get(name, 0.0) + milliseconds(hop.duration)
-    sample.engine_ms = sum(sample.hops.get(name, 0.0) for name in ENGINE_HOPS)
-    sample.engine_first_ms = sum(sample.hops.get(name, 0.0) for name in ENGINE_FIRST_HOPS)

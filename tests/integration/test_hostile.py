@@ -32,7 +32,7 @@ from tests.integration.test_calls import read, reason, started
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Running, Stack
 from tests.support.waiting import eventually
-from tokenrelay import grpc_server, interceptors
+from tokenrelay import grpc_server
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
 
@@ -150,7 +150,7 @@ async def test_a_write_that_finds_its_connection_gone_is_no_failure_of_ours(
 
     async def fail(*_: object) -> None:
         written.set()
-        raise interceptors.ClientGoneError("execute_batch")
+        raise grpc_server.ClientGoneError("execute_batch")
 
     monkeypatch.setattr(servicer, "_send_metadata", fail)
     with structlog.testing.capture_logs() as lines:

@@ -87,3 +87,18 @@ async def test_what_comes_while_the_log_is_read_is_not_slept_over(
             await reading
     else:
         assert [item.sequence for item in await reading] == [1]
+
+
+async def test_who_is_behind_at_two_looks_reads_the_log_and_who_is_at_one_does_not(bench: Bench) -> None:
+    feed = Feed(bench.store, "g1", 15_000)
+    name = await bench.submit(gateway="g1", watch_ms=15_000)
+    claim = await bench.take()
+    lost, late = (feed.follow(name, 0, from_log=False) for _ in range(2))
+    await bench.append(claim, 0, 1)
+    await feed.check_once()
+    assert not lost._must_read, "what is missing may be on its way"
+    late.push(LogItem(1, store_pb2.LogEntry(token_count=1)), 0)
+    assert len(await late.next_items()) == 1
+    await feed.check_once()
+    assert (lost._must_read, late._must_read) == (True, False)
+    assert [item.sequence for item in await lost.next_items()] == [1]

@@ -125,6 +125,15 @@ async def test_calls_that_block_do_not_wait_for_each_other_and_use_connections_a
     assert len(blocking._free) == 2, "an error reply is a reply"
 
 
+async def test_a_call_that_blocks_ends_with_its_owner(connection: RedisConnection) -> None:
+    waiting = asyncio.create_task(connection._blocking.call("BLPOP", "nothing", 0))
+    await eventually(lambda: blocked(connection, 1), "it blocks")
+    connection._blocking.close()
+    with pytest.raises(WireClosedError):
+        await waiting
+    assert connection._blocking._free == []
+
+
 async def test_a_connection_on_which_somebody_has_stopped_to_wait_is_not_used_again(connection: RedisConnection) -> None:
     waiting = asyncio.create_task(connection._blocking.call("BLPOP", "nothing", 0))
     await eventually(lambda: blocked(connection, 1), "it blocks")

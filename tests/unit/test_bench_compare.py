@@ -12,11 +12,12 @@ from bench.comparison import METRICS, Run
 from bench.comparison_client import LIMITS, POINTS, Task
 from bench.comparison_report import MAIN, TITLES, ComparisonReport, cell, table
 from bench.comparison_settings import ComparisonSettings
-from bench.comparison_systems import BASELINE, NAMES, Setup
+from bench.comparison_systems import BASELINE, NAMES, Setup, create
 from bench.figures import Point, Served
 from bench.measuring import Sample
 from bench.options import read
 from bench.plan import Load
+from bench.systems.tokenrelay import Tokenrelay
 from bench.workload import Workload
 
 OURS = "tokenrelay"
@@ -33,7 +34,7 @@ def point(concurrency: int = 1, tokens_per_s: float = 100.0, first_ms: float = 1
     """Two requests a user of four tokens each, with the throughput and the time to first token that are given."""
     seconds = 4 * 2 * concurrency / tokens_per_s
     chunks = [(first_ms / 1000, 2), (seconds, 2)]
-    samples = [Sample(0.0, chunks, seconds, engine_ms=engine_ms) for _ in range(2 * concurrency)]
+    samples = [Sample(0.0, chunks, seconds, hops={"decode": engine_ms}) for _ in range(2 * concurrency)]
     load = Load(Workload(8, 4), concurrency=concurrency, rounds=2)
     return figures.point(load, samples, LIMITS, [0.001], Served({"server": 0.002, "vllm": 0.1}))
 
@@ -184,3 +185,12 @@ def test_the_main_table_has_a_line_for_each_system() -> None:
     lines = list(table(comparison.rows(two_rounds(), BASELINE), MAIN))
     assert len(lines) == 4
     assert lines[2].startswith(f"| {TITLES[OURS]} | 125 (")
+
+
+@pytest.mark.parametrize("name", ["tokenrelay", "tokenrelay-traced"])
+def test_only_the_traced_stack_exports_spans_and_as_seldom_as_a_deployment(tmp_path: Path, name: str) -> None:
+    system = create(name, Setup(tmp_path, "models/demo"))
+    assert isinstance(system, Tokenrelay)
+    telling = [{key for key in child._environment if key.startswith("OTEL_")} for child in system._children]
+    assert any("OTEL_EXPORTER_OTLP_ENDPOINT" in keys for keys in telling) == (name == "tokenrelay-traced")
+    assert not any(key.startswith("OTEL_BSP_") for keys in telling for key in keys)

@@ -42,10 +42,10 @@ def test_a_good_answer_keeps_both_limits(first: float, gap: float, good: bool) -
 
 
 def test_a_point_counts_whole_answers_and_names_the_others() -> None:
-    hops = {"prefill": 30.0, "decode": 10.0}
+    hops = {"prefill": 30.0, "decode": 10.0, "relay": 1.0}
     samples = [
-        sample(0.0, hops=hops, engine_ms=40.0, engine_first_ms=30.0, cached_tokens=4),
-        sample(1.0, first=0.5, hops={"prefill": 50.0}, engine_ms=500.0, engine_first_ms=495.0),
+        sample(0.0, hops=hops, cached_tokens=4),
+        sample(1.0, first=0.5, hops={"prefill": 495.0, "decode": 5.0}),
         Sample(0.5, ended=0.6, refusal="QUEUE_FULL"),
         Sample(1.2, [(1.3, 1)], ended=2.0, refusal="1 tokens instead of 3"),
     ]
@@ -57,7 +57,11 @@ def test_a_point_counts_whole_answers_and_names_the_others() -> None:
     assert (point.tokens_per_s, point.requests_per_s, point.good_per_s) == pytest.approx((3.0, 1.0, 0.5))
     assert point.good_share == pytest.approx(0.25)
     assert point.cached_share == pytest.approx(4 / 16)
-    assert point.hops_ms == {"prefill": Quantiles(30.0, 50.0, 50.0, 50.0), "decode": Quantiles(10.0, 10.0, 10.0, 10.0)}
+    assert point.hops_ms == {
+        "prefill": Quantiles(30.0, 495.0, 495.0, 495.0),
+        "decode": Quantiles(5.0, 10.0, 10.0, 10.0),
+        "relay": Quantiles(1.0, 1.0, 1.0, 1.0),
+    }
     assert point.overhead_ms.p50 == pytest.approx(11.0)
     assert (point.first_overhead_ms.p50, point.first_overhead_ms.p99) == pytest.approx((5.0, 20.0))
     assert point.cpu_us_per_token == pytest.approx({"client": 4e5, "gateway": 0.5e6 / 6, "redis": 0.25e6 / 6})

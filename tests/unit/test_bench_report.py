@@ -27,7 +27,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def point(concurrency: int, input_tokens: int = 8, **served: float) -> Point:
-    samples = [sample(hops={"decode": 5.0, "relay": 1.0}, engine_ms=5.0) for _ in range(concurrency)]
+    samples = [sample(hops={"decode": 5.0, "relay": 1.0}) for _ in range(concurrency)]
     load = Load(Workload(input_tokens, 3), concurrency=concurrency, rounds=1)
     told = Served({"gateway": 0.1}, {"gateway": 2**20}, **served)
     return figures.point(load, samples, Limits(100, 10), [0.01], told)

@@ -1,5 +1,6 @@
 """Commands that block: each has a connection of its own while it waits, or those behind it would wait too."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ class BlockingCalls:
     def __init__(self, connect: Callable[[], Awaitable[Wire]]) -> None:
         self._connect = connect
         self._free: list[Wire] = []
-        self._closed = False
+        self._busy: set[Wire] = set()
 
     async def call(self, *arguments: Any) -> Any:
         """Sends a command and returns its reply, an error reply as an exception.
@@ -25,14 +26,15 @@ class BlockingCalls:
             WireClosedError: the connection has ended; the command may have been executed.
         """
         wire = self._take() or await self._connect()
-        reply = None
+        self._busy.add(wire)
         try:
-            reply = wire.call(*arguments)
-            return await reply
+            return await wire.call(*arguments)
+        except asyncio.CancelledError:
+            wire.close()  # what comes yet is nobody's
+            raise
         finally:
-            if reply is None or not reply.done() or reply.cancelled() or self._closed:
-                wire.close()  # what comes yet is nobody's
-            else:
+            self._busy.discard(wire)
+            if not wire.closed:
                 self._free.append(wire)
 
     def _take(self) -> Wire | None:
@@ -43,7 +45,6 @@ class BlockingCalls:
         return None
 
     def close(self) -> None:
-        """Closes the connections; each call that still blocks closes its own when it ends."""
-        self._closed = True
-        while self._free:
-            self._free.pop().close()
+        """Closes the connections; calls that still block end with WireClosedError."""
+        for wire in (*self._free, *self._busy):
+            wire.close()
