@@ -42,10 +42,10 @@ test-gpu: setup-dev ## Runs the tests that need a GPU
 	@$(VENV)/pytest -m gpu
 
 drill: setup-dev ## Kills, pauses and cuts off everything under load, a quarter of an hour; NAMES= SEED=
-	@$(VENV)/python -m tests.drill $(NAMES) $(if $(SEED),--seed $(SEED))
+	@$(VENV)/python -m drills $(NAMES) $(if $(SEED),--seed $(SEED))
 
 drill-long: setup-dev ## The same at the size of docs/promises.md, about an hour
-	@$(VENV)/python -m tests.drill $(NAMES) $(if $(SEED),--seed $(SEED)) --long
+	@$(VENV)/python -m drills $(NAMES) $(if $(SEED),--seed $(SEED)) --long
 
 bench: setup-bench ## Measures a stack under load; ENGINE= CONCURRENCY=1,16,64 RATES= INPUT_TOKENS= OUTPUT_TOKENS= TARGET= RESULTS=
 	@$(VENV)/python -m bench run

@@ -12,18 +12,18 @@ from broker_worker.intake import Intake
 from broker_worker.lease_keeper import LeaseKeeper
 from broker_worker.recovery import Recovery
 from broker_worker.reports import Reports
+from broker_worker.session_driver import SessionDriver
 from broker_worker.settings import WorkerSettings
-from broker_worker.shift import Shift
 from tokenrelay import metrics, telemetry
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import StoreFullError, StoreUnavailableError
 from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.lifecycle import StartUpError
+from tokenrelay.store import assembly, keys
+from tokenrelay.store.reaper import Reaper
+from tokenrelay.store.redis.connection import ThreadConnection
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log import assembly, keys
-from tokenrelay.token_log.connection import ThreadConnection
-from tokenrelay.token_log.reaper import Reaper
-from tokenrelay.token_log.registry import ANNOUNCE_INTERVAL, Registry
+from tokenrelay.store.worker_directory import ANNOUNCE_INTERVAL, WorkerDirectory
 from tokenrelay.v1 import model_service_pb2
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class WorkerApplication:
         self._worker_id = settings.worker_id or f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(3)}"
         self._renewal_interval = settings.lease_seconds / RENEWALS_PER_LEASE
         self._resources = AsyncExitStack()
-        self._shift: Shift | None = None
+        self._shift: SessionDriver | None = None
         self._intake: Intake | None = None
         self._working: asyncio.Task[None] | None = None
         self._draining = False
@@ -60,7 +60,7 @@ class WorkerApplication:
         self._reports = Reports(self._worker_id, tracing, self._metrics, log_content=settings.log_content)
         self._store = assembly.open_store(settings)
         self._resources.push_async_callback(self._store.connection.close)
-        self._registry = Registry(self._store.connection)
+        self._registry = WorkerDirectory(self._store.connection)
         self._keeper = LeaseKeeper(
             self._store,
             ThreadConnection(settings.redis_url),
@@ -122,7 +122,7 @@ class WorkerApplication:
         intake = Intake(self._worker_id, self._store, self._settings.prefetch, self._metrics, self._link.is_serving)
         self._metrics.slots.set(model.slots)
         async with self._link.session() as session:
-            shift = Shift(
+            shift = SessionDriver(
                 *(self._worker_id, model, session, self._store, self._reports, self._metrics),
                 *(intake.changed, intake.refused),
             )
@@ -140,14 +140,14 @@ class WorkerApplication:
                 self._metrics.engine_up.set(0)
                 await asyncio.shield(self._leave(shift))
 
-    async def _look_for_the_cause(self, shift: Shift) -> None:
+    async def _look_for_the_cause(self, shift: SessionDriver) -> None:
         """Hands back what has given tokens, then asks whether the engine has died: that counts against the others."""
         if await shift.hand_back_proven(SESSION_OVER):
             patience = min(VERDICT_SECONDS, self._settings.lease_seconds / 2)
             if await self._link.has_died(shift.model.instance, patience):
                 shift.note_engine_death()
 
-    async def _run_together(self, shift: Shift, intake: Intake) -> None:
+    async def _run_together(self, shift: SessionDriver, intake: Intake) -> None:
         def has_room() -> bool:
             return intake.wants_more and shift.used_slots < shift.model.slots
 
@@ -177,30 +177,30 @@ class WorkerApplication:
             for helper in helpers:
                 helper.cancel()
 
-    async def _finish_what_runs(self, shift: Shift) -> None:
+    async def _finish_what_runs(self, shift: SessionDriver) -> None:
         try:
             await asyncio.wait_for(shift.wait_until_idle(), self._settings.drain_seconds)
         except TimeoutError:
             await shift.hand_back_all("this worker stops")
 
-    async def _leave(self, shift: Shift) -> None:
+    async def _leave(self, shift: SessionDriver) -> None:
         await shift.hand_back_all(SESSION_OVER)
         try:
             await self._registry.leave(self._worker_id, shift.model.model)
         except StoreUnavailableError:
             log.warning("redis is away; this worker is forgotten after a while")
 
-    async def _renew(self, shift: Shift) -> None:
+    async def _renew(self, shift: SessionDriver) -> None:
         while True:
             await asyncio.sleep(self._renewal_interval)
             await shift.renew()
 
-    async def _listen(self, shift: Shift) -> None:
+    async def _listen(self, shift: SessionDriver) -> None:
         """Renews at once what this worker is told to look at."""
         async for messages in self._store.connection.subscribe(keys.worker_channel(self._worker_id)):
             await shift.renew(None if messages is None else [message.decode() for message in messages])
 
-    async def _announce(self, shift: Shift) -> None:
+    async def _announce(self, shift: SessionDriver) -> None:
         while True:
             try:
                 await self._registry.announce(self._announcement(shift))
@@ -208,7 +208,7 @@ class WorkerApplication:
                 log.warning("redis is away; this worker cannot announce itself")
             await asyncio.sleep(ANNOUNCE_INTERVAL)
 
-    def _announcement(self, shift: Shift) -> store_pb2.WorkerAnnouncement:
+    def _announcement(self, shift: SessionDriver) -> store_pb2.WorkerAnnouncement:
         description = shift.model
         model = model_service_pb2.Model(
             name=description.model,

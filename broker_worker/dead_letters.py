@@ -14,9 +14,9 @@ from broker_worker.settings import DeadLetterSettings
 from tokenrelay import logs, settings
 from tokenrelay.errors import StoreUnavailableError, TokenrelayError
 from tokenrelay.lifecycle import StartUpError
-from tokenrelay.token_log import assembly
-from tokenrelay.token_log.connection import RedisConnection
-from tokenrelay.token_log.dead_letters import DeadLetter, DeadLetters
+from tokenrelay.store import assembly
+from tokenrelay.store.dead_letters import DeadLetter, DeadLetters
+from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.v1 import generation_pb2
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import DeadLetterError
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log.values import HandBack
+from tokenrelay.store.values import HandBack
 from tokenrelay.v1 import generation_pb2
 
 REASON = (

@@ -11,9 +11,9 @@ from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.status import to_status
+from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log.records import Record
-from tokenrelay.token_log.values import Addition, Ending, LogItem
+from tokenrelay.store.values import Addition, Ending, LogItem
 from tokenrelay.v1 import generation_pb2
 
 

@@ -6,12 +6,12 @@ from contextlib import suppress
 
 import structlog
 
-from broker_worker.shift import Shift
-from broker_worker.waiting import Candidate, Load, Waiting, slots_of
+from broker_worker.admission_queue import AdmissionQueue, Candidate, Load, slots_of
+from broker_worker.session_driver import SessionDriver
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.metrics import WorkerMetrics
-from tokenrelay.token_log.store import GenerationStore
-from tokenrelay.token_log.values import QueueEntry
+from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.values import QueueEntry
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class Intake:
         self._prefetch = prefetch
         self._metrics = metrics
         self._is_serving = is_serving
-        self._entries = Waiting()
+        self._entries = AdmissionQueue()
         self._claiming: list[QueueEntry] = []
         self._late: set[asyncio.Future[None]] = set()
         self._changed = asyncio.Event()
@@ -79,7 +79,7 @@ class Intake:
         self._closed = True
         self._changed.set()
 
-    async def run(self, shift: Shift) -> None:
+    async def run(self, shift: SessionDriver) -> None:
         """Feeds a shift until closed, then hands back what was not claimed."""
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -89,7 +89,7 @@ class Intake:
         finally:
             await asyncio.shield(self._hand_back(shift))
 
-    async def _read_all(self, shift: Shift, shard: int) -> None:
+    async def _read_all(self, shift: SessionDriver, shard: int) -> None:
         """Reads one shard's queue. A read is never cut off: what Redis hands over then would hang until it is found."""
         model = shift.model.model
         while await self._wait_until(lambda: self._wanted(shift) > 0):
@@ -114,7 +114,7 @@ class Intake:
             if found := await reading:
                 await self._store.return_unclaimed(model, found)
 
-    async def _claim_all(self, shift: Shift) -> None:
+    async def _claim_all(self, shift: SessionDriver) -> None:
         """Claims what fits, in the queue's order, several in one script call."""
         while await self._wait_until(lambda: self._entries.has_next(self._load(shift))):
             if self._refused:
@@ -146,20 +146,20 @@ class Intake:
             await self._changed.wait()
         return False
 
-    def _wanted(self, shift: Shift) -> int:
+    def _wanted(self, shift: SessionDriver) -> int:
         """Returns how many generations to read: what free slots could take, and the prefetch."""
         if self._entries.holds_back:
             return 0
         free = max(0, shift.model.slots - self._taken(shift))
         return min(MOST_AT_ONCE, free + self._prefetch - self._entries.ordinary)
 
-    def _taken(self, shift: Shift) -> int:
+    def _taken(self, shift: SessionDriver) -> int:
         return shift.used_slots + sum(slots_of(entry, shift.model.slots) for entry in self._claiming)
 
-    def _load(self, shift: Shift) -> Load:
+    def _load(self, shift: SessionDriver) -> Load:
         return Load(self._taken(shift), shift.model.slots, shift.has_only_cleared and not self._claiming)
 
-    def _next_batch(self, shift: Shift) -> list[Candidate]:
+    def _next_batch(self, shift: SessionDriver) -> list[Candidate]:
         batch = self._entries.take(self._load(shift), MOST_AT_ONCE)
         self._claiming = [candidate.entry for candidate in batch]
         return batch
@@ -179,7 +179,7 @@ class Intake:
             if suspects:
                 self._report()
 
-    async def _hand_back(self, shift: Shift) -> None:
+    async def _hand_back(self, shift: SessionDriver) -> None:
         left = self._entries.clear()
         self._report()
         if left:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from tokenrelay.errors import StoreUnavailableError
-from tokenrelay.token_log.connection import ThreadConnection
-from tokenrelay.token_log.store import GenerationStore
+from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.redis.connection import ThreadConnection
 
 log = structlog.get_logger(__name__)
 

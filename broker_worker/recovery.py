@@ -12,9 +12,9 @@ from contextlib import suppress
 import structlog
 
 from tokenrelay.errors import StoreUnavailableError
-from tokenrelay.token_log.registry import Registry
-from tokenrelay.token_log.store import GenerationStore
-from tokenrelay.token_log.values import QueueEntry
+from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.values import QueueEntry
+from tokenrelay.store.worker_directory import WorkerDirectory
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ class Recovery:
         self,
         worker_id: str,
         store: GenerationStore,
-        registry: Registry,
+        registry: WorkerDirectory,
         knows: Callable[[str], bool],
         has_room: Callable[[], bool],
         is_idle: Callable[[], bool],

@@ -11,10 +11,10 @@ from opentelemetry.trace import Span, SpanKind
 from broker_worker.execution import Execution
 from tokenrelay import conventions, telemetry, timings
 from tokenrelay.metrics import WorkerMetrics
+from tokenrelay.store import keys
+from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.telemetry import Tracing
-from tokenrelay.token_log import keys
-from tokenrelay.token_log.records import Record
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)

@@ -8,11 +8,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from clients.connections import DEFAULT_TARGET, Targets, to_error
-from clients.requests import Options, Prompt, to_generate, to_stream, to_submit
-from clients.resumption import Backoff, Deadline, Position, RetryPolicy
-from clients.streams import StreamState
-from clients.tracing import CallSpan
+from tokenrelay.client.connections import DEFAULT_TARGET, Targets, to_error
+from tokenrelay.client.requests import Options, Prompt, to_generate, to_stream, to_submit
+from tokenrelay.client.resumption import Backoff, Deadline, Position, RetryPolicy
+from tokenrelay.client.streams import StreamState
+from tokenrelay.client.tracing import CallSpan
 from tokenrelay.errors import TokenrelayError, UnavailableError
 from tokenrelay.v1 import (
     generation_pb2,

@@ -12,12 +12,12 @@ from google.protobuf.json_format import MessageToJson
 from opentelemetry import trace
 from rich.console import Console
 
-from clients import display, traces
-from clients.client import Client, Stream
-from clients.requests import Options, Prompt
-from clients.resumption import RetryPolicy
-from clients.settings import CommandLineSettings
 from tokenrelay import conventions, settings, telemetry
+from tokenrelay.client import display, traces
+from tokenrelay.client.client import Client, Stream
+from tokenrelay.client.requests import Options, Prompt
+from tokenrelay.client.resumption import RetryPolicy
+from tokenrelay.client.settings import CommandLineSettings
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.v1 import generation_pb2
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clients.traces import TraceSpan
+from tokenrelay.client.traces import TraceSpan
 from tokenrelay.timings import hop_name, milliseconds
 from tokenrelay.v1 import generation_pb2, model_service_pb2
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from clients.resumption import Deadline, Position
-from clients.tracing import CallSpan
+from tokenrelay.client.resumption import Deadline, Position
+from tokenrelay.client.tracing import CallSpan
 from tokenrelay.errors import GenerationCancelledError, TokenrelayError
 from tokenrelay.v1 import generation_pb2, generation_service_pb2
 

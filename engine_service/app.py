@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from engine_service import watchdog
 from engine_service.engines import Engine, EngineRequest, Measured, Tokens
-from engine_service.engines.simulated_engine import SimulatedEngine
+from engine_service.engines.simulated.engine import SimulatedEngine
 from engine_service.servicer import EngineServicer
 from engine_service.settings import EngineSettings
 from tokenrelay import grpc_server, telemetry
@@ -109,7 +109,7 @@ def _make(settings: EngineSettings) -> Engine:
     if settings.engine == "simulated":
         return SimulatedEngine(settings)
     # Imported only when it is wanted: it takes seconds, and a machine for simulations need not have it.
-    engine: Engine = import_module("engine_service.engines.vllm_engine").VllmEngine(settings)
+    engine: Engine = import_module("engine_service.engines.vllm.engine").VllmEngine(settings)
     return engine
 
 

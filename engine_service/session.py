@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 
 from engine_service.engines import Engine, EngineRequest, Measured, Run
 from engine_service.frames import Frames
-from engine_service.output import GenerationOutput
+from engine_service.sink import GenerationOutput
 from engine_service.watchdog import Progress
 from tokenrelay import conventions, telemetry
 from tokenrelay.engine.v1 import engine_service_pb2

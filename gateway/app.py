@@ -8,22 +8,22 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from gateway import memory
-from gateway.admission import Admission
-from gateway.directory import ModelDirectory
-from gateway.model_servicer import ModelServicer
-from gateway.readers import Readers
-from gateway.servicer import GenerationServicer
+from gateway.core.admission import Admission
+from gateway.core.directory import ModelDirectory
+from gateway.core.readers import Readers
+from gateway.core.validation import Limits
+from gateway.grpc.generation_servicer import GenerationServicer
+from gateway.grpc.model_servicer import ModelServicer
 from gateway.settings import GatewaySettings
-from gateway.validation import Limits
 from tokenrelay import grpc_server, metrics, telemetry
 from tokenrelay.errors import DrainingError
 from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.interceptors import CallInterceptor
 from tokenrelay.lifecycle import StartUpError
-from tokenrelay.token_log import assembly
-from tokenrelay.token_log.feed import Feed
-from tokenrelay.token_log.reaper import Reaper
-from tokenrelay.token_log.registry import Registry
+from tokenrelay.store import assembly
+from tokenrelay.store.feed import Feed
+from tokenrelay.store.reaper import Reaper
+from tokenrelay.store.worker_directory import WorkerDirectory
 from tokenrelay.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ class GatewayApplication:
         self._resources.push_async_callback(self._store.connection.close)
         self._feed = Feed(self._store, gateway_id, round(settings.watch_seconds * 1000))
         gateway_metrics.followers.set_function(self._feed.__len__)
-        self._directory = ModelDirectory(Registry(self._store.connection), self._store, gateway_metrics)
+        self._directory = ModelDirectory(WorkerDirectory(self._store.connection), self._store, gateway_metrics)
         self._open_metrics(registry)
         self._reaper = Reaper(self._store, metrics.ReaperMetrics(registry))
         self._readers = readers = Readers(self._store, self._feed, tracing, gateway_metrics, settings.call_patience_seconds)

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.local import redis_server
 from tests.support.redis_server import RedisServer
-from tokenrelay.token_log.connection import RedisConnection
+from tokenrelay.store.redis.connection import RedisConnection
 
 
 @pytest.fixture(scope="session", params=redis_server.executables())

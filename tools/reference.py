@@ -13,13 +13,13 @@ from prometheus_client import CollectorRegistry
 from bench.comparison_settings import ComparisonSettings
 from bench.settings import BenchSettings
 from broker_worker.settings import DeadLetterSettings, WorkerSettings
-from clients.settings import CommandLineSettings
 from deploy.local.settings import StackSettings
 from engine_service.settings import EngineSettings
 from gateway.settings import GatewaySettings
 from tokenrelay import conventions, errors, metrics, settings
+from tokenrelay.client.settings import CommandLineSettings
 from tokenrelay.errors import TokenrelayError
-from tokenrelay.token_log import keys
+from tokenrelay.store import keys
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/reference.py from the code; do not edit. -->\n\n"

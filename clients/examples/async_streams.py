@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from clients import AsyncClient
+from tokenrelay.client import AsyncClient
 
 SUBJECTS = ("a baker", "a robot", "a lighthouse")
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from clients import Client
+from tokenrelay.client import Client
 
 QUESTIONS = ("Hello!", "What is a queue?", "Name five animals.")
 

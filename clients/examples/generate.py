@@ -2,7 +2,7 @@
 
 import sys
 
-from clients import Client
+from tokenrelay.client import Client
 
 with Client(*sys.argv[1:]) as client:
     generation = client.generate("Tell me about the sea.", max_tokens=80, temperature=0)

@@ -2,8 +2,8 @@
 
 import sys
 
-from clients import Client
 from tokenrelay import errors
+from tokenrelay.client import Client
 
 with Client(*sys.argv[1:]) as client:
     try:

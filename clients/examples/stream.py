@@ -2,7 +2,7 @@
 
 import sys
 
-from clients import Client
+from tokenrelay.client import Client
 
 with Client(*sys.argv[1:]) as client, client.stream("Tell me a story about a river.", max_tokens=120, temperature=0) as stream:
     for delta in stream:

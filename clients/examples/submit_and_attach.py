@@ -2,7 +2,7 @@
 
 import sys
 
-from clients import Client
+from tokenrelay.client import Client
 
 with Client(*sys.argv[1:]) as client:
     generation_id = client.submit("Count from one to twenty.", max_tokens=120, temperature=0)

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from clients import display
-from clients.client import Client
-from clients.resumption import RetryPolicy
 from deploy.local import plan, readiness
 from deploy.local.plan import NoRedisError
 from deploy.local.readiness import NotReadyError
 from deploy.local.settings import DEFAULT_PORT, ROOT, StackSettings
 from deploy.local.supervision import Supervisor, UnsafeFolderError
+from tokenrelay.client import display
+from tokenrelay.client.client import Client
+from tokenrelay.client.resumption import RetryPolicy
 from tokenrelay.errors import TokenrelayError
 
 PATIENCE = 600.0  # seconds for a stack to come up; large models take long to load
@@ -110,7 +110,7 @@ def demo(settings: StackSettings) -> int:
         if up(settings) != 0:
             return 1
         console.print(f"\n$ tokenrelay stream --temperature 0 --timings --trace {DEMO_PROMPT!r}\n")
-        command = [sys.executable, "-m", "clients.command_line", "--target", plan.gateway_targets(settings), "stream"]
+        command = [sys.executable, "-m", "tokenrelay.client.command_line", "--target", plan.gateway_targets(settings), "stream"]
         environment = {
             **os.environ,  # noqa: TID251  # passed on as it is
             **plan.tracing_environment(settings),

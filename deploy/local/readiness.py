@@ -4,11 +4,11 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from clients.client import Client
-from clients.resumption import RetryPolicy
 from deploy.local.plan import Process, gateway_targets
 from deploy.local.settings import StackSettings
 from deploy.local.supervision import Supervisor
+from tokenrelay.client.client import Client
+from tokenrelay.client.resumption import RetryPolicy
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.v1 import model_service_pb2
 

@@ -12,7 +12,7 @@ from tests.support.local_stack import run
 @pytest.mark.timeout(240)
 async def test_the_mixed_drill_holds_all_promises(tmp_path: Path) -> None:
     folder = tmp_path / "drill"
-    status, told, problems = await run(sys.executable, "-m", "tests.drill", "mixed", "--folder", str(folder))
+    status, told, problems = await run(sys.executable, "-m", "drills", "mixed", "--folder", str(folder))
     assert status == 0, f"{told}\n{problems}"
     (result,) = json.loads((folder / "report.json").read_text())["results"]
     assert result["violations"] == []

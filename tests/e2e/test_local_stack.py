@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from bench.ports import free_ports
-from clients import AsyncClient
 from deploy.local import __main__ as commands
 from deploy.local import plan, supervision
 from deploy.local.plan import Process
 from deploy.local.settings import StackSettings
 from deploy.local.supervision import Supervisor, UnsafeFolderError
-from engine_service.engines.simulation import expected_tokens, text_of
+from engine_service.engines.simulated.simulation import expected_tokens, text_of
 from tests.integration.conftest import spec
 from tests.support import local_stack
 from tests.support.local_stack import LocalStack, run
 from tests.support.waiting import eventually
+from tokenrelay.client import AsyncClient
 
 EXAMPLES = sorted(path.stem for path in (local_stack.ROOT / "clients/examples").glob("[a-z]*.py"))
 

@@ -16,12 +16,12 @@ import grpc
 import pytest
 from transformers import AutoTokenizer
 
-from clients import AsyncClient
-from clients.resumption import digest
 from tests.integration.test_calls import reason
 from tests.support.local_stack import ROOT, LocalStack
 from tests.support.waiting import eventually
 from tokenrelay import errors
+from tokenrelay.client import AsyncClient
+from tokenrelay.client.resumption import digest
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import generation_service_pb2_grpc

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from clients import AsyncClient
 from tests.e2e.test_vllm import HELLO, STORY, alive, descendants
 from tests.support.local_stack import LocalStack
 from tests.support.waiting import eventually
+from tokenrelay.client import AsyncClient
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from engine_service.engines.simulation import expected_tokens, text_of
+from engine_service.engines.simulated.simulation import expected_tokens, text_of
 from tests.integration.conftest import Served, spec
 from tests.support.waiting import eventually
 from tokenrelay.engine.v1 import engine_service_pb2

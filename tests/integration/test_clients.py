@@ -13,14 +13,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from clients import AsyncClient, Client, RetryPolicy
-from clients.requests import Options
-from engine_service.engines.simulation import expected_tokens, text_of
+from engine_service.engines.simulated.simulation import expected_tokens, text_of
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import state_of
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 from tokenrelay import errors
+from tokenrelay.client import AsyncClient, Client, RetryPolicy
+from tokenrelay.client.requests import Options
 from tokenrelay.v1 import generation_pb2 as g
 
 ROOT = Path(__file__).resolve().parents[2]

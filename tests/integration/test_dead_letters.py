@@ -17,12 +17,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.ports import free_ports
-from broker_worker import waiting
+from broker_worker import admission_queue
 from broker_worker.app import WorkerApplication
 from broker_worker.engine_link import EngineLink
 from broker_worker.settings import WorkerSettings
-from engine_service.engines.simulated_engine import SimulatedEngine
-from engine_service.engines.simulation import expected_tokens
+from engine_service.engines.simulated.engine import SimulatedEngine
+from engine_service.engines.simulated.simulation import expected_tokens
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read, reason, started, tokens
 from tests.integration.test_processes_come_and_go import check_whole, until
@@ -30,13 +30,13 @@ from tests.support.local_stack import ROOT, run
 from tests.support.stack import MODEL, Running, Stack
 from tests.support.waiting import eventually
 from tokenrelay.errors import EngineDiedError
+from tokenrelay.store import keys
+from tokenrelay.store.dead_letters import DeadLetters
+from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.records import Record
+from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log import keys
-from tokenrelay.token_log.connection import RedisConnection
-from tokenrelay.token_log.dead_letters import DeadLetters
-from tokenrelay.token_log.records import Record
-from tokenrelay.token_log.store import GenerationStore
-from tokenrelay.token_log.values import StoreLimits, Submission
+from tokenrelay.store.values import StoreLimits, Submission
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 
@@ -454,7 +454,7 @@ async def test_what_an_engine_says_of_its_own_death_counts(served: Served) -> No
 async def test_a_suspect_lets_others_pass_and_then_has_the_engine_for_itself(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "SUSPECT_PATIENCE", 0.5)
+    monkeypatch.setattr(admission_queue, "SUSPECT_PATIENCE", 0.5)
     bench = Bench(served.stack, served.worker, served.stub)
     store = served.worker.application._store
     long = bench.stream(spec("long", max_tokens=4000))

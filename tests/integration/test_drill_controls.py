@@ -14,17 +14,17 @@ import pytest
 from bench.ports import free_ports
 from deploy.local import plan
 from deploy.local.settings import StackSettings
-from tests.drill import checker, history, load, nemesis
-from tests.drill.broken import everysec, scripts
-from tests.drill.cluster import Changes, Member
-from tests.drill.failpoints import WORKER, Failpoints
-from tests.drill.faults.slow_disk import SlowDisk
-from tests.drill.faults.tcp_proxy import TcpProxy
-from tests.drill.load import Load, Wish
-from tests.drill.scenario import Drill
-from tests.drill.stage import Stage, set_up
+from drills import checker, history, load, nemesis
+from drills.broken import everysec, scripts
+from drills.cluster import Changes, Member
+from drills.failpoints import WORKER, Failpoints
+from drills.faults.slow_disk import SlowDisk
+from drills.faults.tcp_proxy import TcpProxy
+from drills.load import Load, Wish
+from drills.scenario import Drill
+from drills.stage import Stage, set_up
 from tests.support.waiting import eventually
-from tokenrelay.token_log import keys
+from tokenrelay.store import keys
 from tokenrelay.v1 import generation_pb2
 
 USERS = 4
@@ -170,7 +170,7 @@ def changed_workers(folder: Path, variant: str | None) -> dict[str, Changes]:
     points = Failpoints(folder / "failpoints")
     command = points.command(WORKER)
     if variant is not None:
-        command = [sys.executable, "-m", "tests.drill.broken", variant, WORKER, str(points.folder)]
+        command = [sys.executable, "-m", "drills.broken", variant, WORKER, str(points.folder)]
     return {name: Changes(command=command) for name in ("worker-1", "worker-2")}
 
 

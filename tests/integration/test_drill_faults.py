@@ -18,14 +18,14 @@ import redis
 import redis.asyncio
 
 from deploy.local import redis_server
-from tests.drill.faults import preload
-from tests.drill.faults.clock import JumpingClock
-from tests.drill.faults.memory import RedisMemory
-from tests.drill.faults.network import Network
-from tests.drill.faults.proxy_link import Silence
-from tests.drill.faults.proxy_stream import QUEUE_BYTES
-from tests.drill.faults.slow_disk import SlowDisk
-from tests.drill.faults.tcp_proxy import TcpProxy
+from drills.faults import preload
+from drills.faults.clock import JumpingClock
+from drills.faults.memory import RedisMemory
+from drills.faults.network import Network
+from drills.faults.proxy_link import Silence
+from drills.faults.proxy_stream import QUEUE_BYTES
+from drills.faults.slow_disk import SlowDisk
+from drills.faults.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
 HOUR = 3600

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bench.ports import free_ports
 from broker_worker.app import WorkerApplication
 from broker_worker.settings import WorkerSettings
-from engine_service.engines.simulation import expected_tokens
+from engine_service.engines.simulated.simulation import expected_tokens
 from engine_service.watchdog import Progress
 from tests.integration.conftest import spec
 from tests.integration.test_calls import read, tokens

@@ -14,8 +14,7 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from deploy.local.settings import ROOT
-from gateway import servicer
-from tests.drill.raw_http2 import (
+from drills.raw_http2 import (
     ACK,
     END_HEADERS,
     PREFACE,
@@ -27,6 +26,7 @@ from tests.drill.raw_http2 import (
     message,
     request_fields,
 )
+from gateway.grpc import generation_servicer
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read, reason, started
 from tests.support.redis_server import RedisServer
@@ -152,7 +152,7 @@ async def test_a_write_that_finds_its_connection_gone_is_no_failure_of_ours(
         written.set()
         raise grpc_server.ClientGoneError("execute_batch")
 
-    monkeypatch.setattr(servicer, "_send_metadata", fail)
+    monkeypatch.setattr(generation_servicer, "_send_metadata", fail)
     with structlog.testing.capture_logs() as lines:
         async with RawConnection(served.gateway.target) as connection:
             connection.begin(request_fields(SERVICE + b"GenerateStream"), message(GOOD))

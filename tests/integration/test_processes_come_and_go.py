@@ -11,14 +11,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local import redis_server
-from engine_service.engines.simulation import expected_tokens, text_of
+from engine_service.engines.simulated.simulation import expected_tokens, text_of
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read, reason, started, text, tokens
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Running, Stack, opened
 from tests.support.waiting import eventually
 from tokenrelay.lifecycle import StartUpError
-from tokenrelay.token_log import registry
+from tokenrelay.store import worker_directory
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 
@@ -347,7 +347,7 @@ async def test_a_model_is_queued_for_while_its_worker_may_come_back(stack: Stack
     directory = gateway.application._directory
     await eventually(lambda: not directory._find("").is_live, "the gateway knows that the worker has left")
 
-    monkeypatch.setattr(registry, "FORGET_MS", 0)
+    monkeypatch.setattr(worker_directory, "FORGET_MS", 0)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Generate(s.GenerateRequest(spec=spec("late")))
     assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "NO_WORKER")

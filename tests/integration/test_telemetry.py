@@ -14,12 +14,12 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
-from clients.traces import TraceSpan, fetch
 from deploy.local.trace_receiver import Traces, serve_queries
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
+from tokenrelay.client.traces import TraceSpan, fetch
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 

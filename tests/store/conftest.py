@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tokenrelay.store import keys
+from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log import keys
-from tokenrelay.token_log.connection import RedisConnection
-from tokenrelay.token_log.store import GenerationStore
-from tokenrelay.token_log.values import Accepted, Addition, Claim, Ending, Outcome, QueueEntry, StoreLimits, Submission
+from tokenrelay.store.values import Accepted, Addition, Claim, Ending, Outcome, QueueEntry, StoreLimits, Submission
 from tokenrelay.v1 import generation_pb2
 
 MODEL = "demo"

@@ -3,7 +3,7 @@
 from tests.store.conftest import Bench
 from tests.store.test_life_of_a_generation import until_reaped
 from tests.support.redis_server import RedisServer
-from tokenrelay.token_log import keys
+from tokenrelay.store import keys
 
 HOUR_MS = 3_600_000
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 import pytest
 
 from tokenrelay.errors import StoreUnavailableError
-from tokenrelay.token_log.connection import RedisConnection
+from tokenrelay.store.redis.connection import RedisConnection
 
 
 async def fail_with(error: Exception) -> Awaitable[None]:

@@ -7,12 +7,12 @@ import pytest
 from tests.store.conftest import MODEL, Bench
 from tests.store.test_life_of_a_generation import until_reaped
 from tokenrelay.errors import GenerationNotFoundError, IdempotencyConflictError, QueueFullError
+from tokenrelay.store import dead_letters, keys
+from tokenrelay.store.dead_letters import DeadLetters
+from tokenrelay.store.generations import GenerationStore
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log import dead_letters, keys
-from tokenrelay.token_log.dead_letters import DeadLetters
-from tokenrelay.token_log.registry import Registry
-from tokenrelay.token_log.store import GenerationStore
-from tokenrelay.token_log.values import Claim, HandBack, Outcome, StoreLimits
+from tokenrelay.store.values import Claim, HandBack, Outcome, StoreLimits
+from tokenrelay.store.worker_directory import WorkerDirectory
 from tokenrelay.v1 import generation_pb2, model_service_pb2
 
 FAILED = store_pb2.Terminal(state=generation_pb2.GENERATION_STATE_FAILED)
@@ -35,7 +35,7 @@ async def engine_deaths(bench: Bench, generation_id: str) -> int:
 @pytest.fixture
 async def letters(bench: Bench) -> DeadLetters:
     announcement = store_pb2.WorkerAnnouncement(worker_id="w1", model=model_service_pb2.Model(name=MODEL))
-    await Registry(bench.store.connection).announce(announcement)
+    await WorkerDirectory(bench.store.connection).announce(announcement)
     return DeadLetters(bench.store)
 
 

@@ -7,10 +7,10 @@ import pytest
 from tests.store.conftest import Bench
 from tests.support.redis_server import RedisServer
 from tokenrelay.errors import DataLossError
+from tokenrelay.store import keys
+from tokenrelay.store.feed import BUFFER_BYTES, ITEM_BYTES, Feed, Follower
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log import keys
-from tokenrelay.token_log.feed import BUFFER_BYTES, ITEM_BYTES, Feed, Follower
-from tokenrelay.token_log.values import LogItem
+from tokenrelay.store.values import LogItem
 
 
 async def failure_of(follower: Follower) -> Exception | None:

@@ -6,9 +6,9 @@ from broker_worker.lease_keeper import LeaseKeeper
 from tests.store.conftest import MODEL, Bench
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
-from tokenrelay.token_log.connection import ThreadConnection
-from tokenrelay.token_log.store import GenerationStore
-from tokenrelay.token_log.values import Outcome, StoreLimits
+from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.redis.connection import ThreadConnection
+from tokenrelay.store.values import Outcome, StoreLimits
 
 LEASE, HUNG_AFTER = 1.0, 3.0  # seconds
 

@@ -14,11 +14,11 @@ from tokenrelay.errors import (
     QueueFullError,
     StoreFullError,
 )
+from tokenrelay.store import keys
+from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.redis import connection as connection_module
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log import connection as connection_module
-from tokenrelay.token_log import keys
-from tokenrelay.token_log.store import GenerationStore
-from tokenrelay.token_log.values import Addition, Claim, Depth, HandBack, Outcome, StoreLimits
+from tokenrelay.store.values import Addition, Claim, Depth, HandBack, Outcome, StoreLimits
 from tokenrelay.v1 import generation_pb2
 
 

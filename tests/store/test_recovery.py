@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from broker_worker.recovery import Recovery
 from tests.store.conftest import MODEL, Bench
 from tests.support.waiting import eventually
+from tokenrelay.store import keys
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log import keys
-from tokenrelay.token_log.registry import Registry
-from tokenrelay.token_log.values import QueueEntry
+from tokenrelay.store.values import QueueEntry
+from tokenrelay.store.worker_directory import WorkerDirectory
 from tokenrelay.v1 import model_service_pb2
 
 
@@ -22,13 +22,13 @@ class Worker:
 
     @property
     def recovery(self) -> Recovery:
-        registry = Registry(self.bench.store.connection)
+        registry = WorkerDirectory(self.bench.store.connection)
         return Recovery("w2", self.bench.store, registry, lambda _: False, lambda: True, lambda: self.idle, self.adopted.extend)
 
 
 async def announce(bench: Bench, worker: str) -> None:
     announcement = store_pb2.WorkerAnnouncement(worker_id=worker, model=model_service_pb2.Model(name=MODEL))
-    await Registry(bench.store.connection).announce(announcement)
+    await WorkerDirectory(bench.store.connection).announce(announcement)
 
 
 async def read_long_ago(bench: Bench, worker: str) -> list[QueueEntry]:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_service.engines.simulation import expected_tokens, text_of
-from tests.drill import checker
-from tests.drill.checker import Violation, check
-from tests.drill.history import Event
-from tests.drill.scenarios.failpoints import found_complete
+from drills import checker
+from drills.checker import Violation, check
+from drills.history import Event
+from drills.scenarios.failpoints import found_complete
+from engine_service.engines.simulated.simulation import expected_tokens, text_of
 from tokenrelay.v1 import generation_pb2 as g
 
 SEEDS = st.integers(0, 2**32 - 1)

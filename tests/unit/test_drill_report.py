@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from tests.drill import report
-from tests.drill.checker import Violation
-from tests.drill.history import Event, History
-from tests.drill.report import Report, Result, result_of
-from tests.drill.scenario import Drill
+from drills import report
+from drills.checker import Violation
+from drills.history import Event, History
+from drills.report import Report, Result, result_of
+from drills.scenario import Drill
 
 EVENTS: list[Event] = [
     {"kind": "call"},
@@ -37,7 +37,7 @@ def test_a_history_is_counted(tmp_path: Path) -> None:
 def test_a_missed_bar_and_a_violation_are_told(tmp_path: Path) -> None:
     found = result(tmp_path)
     found.violations = [Violation("fenced", "0-1", "an old attempt wrote")]
-    whole = Report("python -m tests.drill", 1, [found])
+    whole = Report("python -m drills", 1, [found])
     assert not whole.is_good
     assert "**1 violations**" in whole.markdown()
     assert "| kills | errors | 0 | 1 | **no** |" in whole.markdown()

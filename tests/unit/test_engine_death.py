@@ -7,9 +7,9 @@ from broker_worker import engine_death
 from broker_worker.execution import Execution
 from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
+from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.token_log.records import Record
-from tokenrelay.token_log.values import HandBack
+from tokenrelay.store.values import HandBack
 
 ENGINE = engine_service_pb2.DescribeEngineResponse(engine="simulated", engine_version="1", fingerprint="f", slots=8)
 ID = "0-" + "0" * 32

@@ -7,7 +7,7 @@ import pytest
 
 from engine_service.app import EngineApplication, EngineDeadError
 from engine_service.engines import EngineRequest, Measured, Tokens
-from engine_service.engines.simulated_engine import SimulatedEngine
+from engine_service.engines.simulated.engine import SimulatedEngine
 from engine_service.settings import EngineSettings
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.v1 import generation_pb2 as g

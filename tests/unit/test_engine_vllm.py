@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     from vllm.renderers import renderer_from_config
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    from engine_service.engines.vllm_engine import VllmEngine, _Receiver, _Run
+    from engine_service.engines.vllm.engine import VllmEngine, _Receiver, _Run
 
 
 class Sink:

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from clients.resumption import digest
 from engine_service.engines import EngineRequest, Tokens
 from engine_service.frames import Frames
-from engine_service.output import GenerationOutput
+from engine_service.sink import GenerationOutput
 from engine_service.watchdog import Progress
+from tokenrelay.client.resumption import digest
 from tokenrelay.engine.v1 import engine_service_pb2 as e
 from tokenrelay.errors import InvalidRequestError
 from tokenrelay.metrics import EngineMetrics

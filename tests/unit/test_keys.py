@@ -1,6 +1,6 @@
 import pytest
 
-from tokenrelay.token_log import keys
+from tokenrelay.store import keys
 
 
 def test_an_id_names_its_shard_and_is_128_random_bits() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from clients.requests import Options, spec, to_stream, to_submit
-from clients.resumption import Backoff, Deadline, Position, RetryPolicy, digest
 from tokenrelay import errors
+from tokenrelay.client.requests import Options, spec, to_stream, to_submit
+from tokenrelay.client.resumption import Backoff, Deadline, Position, RetryPolicy, digest
 from tokenrelay.v1 import generation_pb2 as g
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_service.engines.simulation import (
+from engine_service.engines.simulated.simulation import (
     END,
     FIRST_LEAD,
     PAIRS,

@@ -1,0 +1,89 @@
+"""How long readers had to wait for the next token, worked out from a history."""
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from drills.history import Event
+
+
+@dataclass(frozen=True)
+class Durations:
+    """Some durations in seconds."""
+
+    seconds: tuple[float, ...]
+
+    def percentile(self, share: float) -> float:
+        """Returns the smallest one that is not exceeded by a share of all (nearest rank); NaN if there are none."""
+        if not self.seconds:
+            return math.nan
+        return sorted(self.seconds)[max(0, math.ceil(share * len(self.seconds)) - 1)]
+
+    def __str__(self) -> str:
+        if not self.seconds:
+            return "none"
+        p50, p99, most = (self.percentile(share) for share in (0.5, 0.99, 1.0))
+        return f"p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s, of {len(self.seconds)}"
+
+
+def takeovers(events: Sequence[Event], kind: str) -> Durations:
+    """Returns how long after the kill -9 of a process each generation that it had got its next token to a reader.
+
+    Only meaningful where nothing else is broken: every claim after the first is put down to the kill before it.
+    """
+    deaths = sorted(event["at"] for event in events if event["kind"] == "fault" and event["target"].startswith(kind))
+    received = _deltas_by_generation(events)
+    found = []
+    for log in (event for event in events if event["kind"] == "log"):
+        claims = [claimed / 1e6 for claimed, *_ in log["attempts"][1:]] + ([log["claimed_us"] / 1e6] if log["attempts"] else [])
+        for claimed in claims:
+            number = bisect_right(deaths, claimed)
+            following = next((at for at in received[log["id"]] if at > claimed), None)
+            if number and following is not None:
+                found.append(following - deaths[number - 1])
+    return Durations(tuple(found))
+
+
+def recoveries(events: Sequence[Event]) -> Durations:
+    """Returns how long after each return of Redis every reader that had been reading got its next token."""
+    found = []
+    for died_at, back_at in _outages(events):
+        for times in _deltas_by_call(events).values():
+            place = bisect_right(times, died_at)
+            if 0 < place < len(times):
+                found.append(times[place] - back_at)
+    return Durations(tuple(found))
+
+
+def takeovers_in_outages(events: Sequence[Event], margin: float) -> int:
+    """Returns how many generations changed hands between a death of Redis and some seconds after its return."""
+    outages = _outages(events)
+    claims = [
+        claimed / 1e6
+        for log in events
+        if log["kind"] == "log" and log["attempts"]
+        for claimed in (*(attempt[0] for attempt in log["attempts"][1:]), log["claimed_us"])
+    ]
+    return sum(died_at <= claimed <= back_at + margin for claimed in claims for died_at, back_at in outages)
+
+
+def _outages(events: Iterable[Event]) -> list[tuple[float, float]]:
+    return [(event["died_at"], event["at"]) for event in events if event["kind"] == "serving"]
+
+
+def _deltas_by_generation(events: Iterable[Event]) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        if event["kind"] == "delta":
+            times[event["id"]].append(event["at"])
+    return times
+
+
+def _deltas_by_call(events: Iterable[Event]) -> dict[int, list[float]]:
+    times: dict[int, list[float]] = defaultdict(list)
+    for event in events:
+        if event["kind"] == "delta":
+            times[event["call"]].append(event["at"])
+    return times

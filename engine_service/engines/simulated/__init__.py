@@ -1,0 +1,1 @@
+"""The simulated engine: computes no model, for load and fault drills."""

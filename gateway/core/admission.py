@@ -1,0 +1,97 @@
+"""Decides before anything waits whether a request becomes a generation, and makes its job."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+
+from google.protobuf import duration_pb2
+
+from gateway.core import validation
+from gateway.core.directory import ModelDirectory
+from gateway.core.validation import GenerationRequest, Limits
+from tokenrelay import calls, telemetry
+from tokenrelay.clock import PeerClock
+from tokenrelay.errors import GenerationExpiredError, StoreUnavailableError
+from tokenrelay.store import keys
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.store.values import Submission
+from tokenrelay.v1 import generation_pb2
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The rules by which this gateway admits."""
+
+    directory: ModelDirectory
+    clock: PeerClock
+    limits: Limits
+    shards: int
+    grace_ms: int
+
+    async def admit(
+        self, request: GenerationRequest, deadline_seconds: float | None, default: generation_pb2.DisconnectPolicy.ValueType
+    ) -> Submission:
+        """Returns the submission of a request.
+
+        Args:
+            request: as the client sent it.
+            deadline_seconds: what is left of the call's deadline; None if it has none or does not bind the generation.
+            default: the disconnect policy if the request names none.
+
+        Raises:
+            TokenrelayError: the request is refused.
+        """
+        validation.check_presence(request)
+        if not self.clock.is_known():
+            raise StoreUnavailableError("Redis has not been reached yet", retry_after=1.0)
+        detached = default == generation_pb2.DISCONNECT_POLICY_DETACH
+        served = await self.directory.resolve(request.spec.model, may_wait=detached)
+        validation.check(request, served.model, self.limits)
+        if deadline_seconds is not None and deadline_seconds <= 0:
+            raise GenerationExpiredError("the call's deadline has passed")
+        return Submission(
+            generation_id=keys.new_generation_id(self._shard(request.idempotency_key)),
+            job=self._job(request, served.model.name),
+            spec=request.spec.SerializeToString(),
+            request_hash=request_hash(request),
+            idempotency_key=request.idempotency_key,
+            queue_timeout_ms=_milliseconds(request.queue_timeout) if request.HasField("queue_timeout") else 0,
+            time_limit_ms=_time_limit_ms(request, deadline_seconds),
+            policy=request.on_disconnect or default,
+            grace_ms=self.grace_ms,
+        )
+
+    def _job(self, request: GenerationRequest, model: str) -> store_pb2.Job:
+        call = calls.current()
+        return store_pb2.Job(
+            model=model,
+            n=request.spec.sampling_params.n or 1,
+            received_at_us=self.clock.to_peer(call.received_ns) // 1000,
+            enqueue_at_us=self.clock.to_peer(time.monotonic_ns()) // 1000,
+            trace_id=telemetry.trace_id(call.context),
+        )
+
+    def _shard(self, idempotency_key: str) -> int:
+        if idempotency_key:
+            return keys.shard_of_idempotency_key(keys.idempotency_hash(idempotency_key), self.shards)
+        return time.monotonic_ns() % self.shards
+
+
+def request_hash(request: GenerationRequest) -> str:
+    """Returns what is equal for equal requests: SHA-256 over the deterministic bytes of all but the idempotency key."""
+    bare = type(request)()
+    bare.CopyFrom(request)  # type: ignore[arg-type]  # the same type, which mypy cannot see
+    bare.ClearField("idempotency_key")
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _milliseconds(duration: duration_pb2.Duration) -> int:
+    return max(1, duration.ToMilliseconds())
+
+
+def _time_limit_ms(request: GenerationRequest, deadline_seconds: float | None) -> int:
+    """Returns the tighter of the request's limit and the call's deadline; 0 for none."""
+    limits = [_milliseconds(request.time_limit)] if request.HasField("time_limit") else []
+    if deadline_seconds is not None:
+        limits.append(max(1, round(deadline_seconds * 1000)))
+    return min(limits, default=0)

@@ -1,0 +1,202 @@
+"""One client's reading of one generation: submit or join, follow to the end, leave."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+from opentelemetry.trace import SpanKind
+
+from tokenrelay import calls, conventions, telemetry, timings
+from tokenrelay.errors import OutOfRangeError, StoreUnavailableError, TokenrelayError
+from tokenrelay.metrics import GatewayMetrics
+from tokenrelay.status import from_status
+from tokenrelay.store import keys
+from tokenrelay.store.feed import Feed, Follower
+from tokenrelay.store.generations import GenerationStore, not_found
+from tokenrelay.store.values import Accepted, LogItem, Submission
+from tokenrelay.telemetry import Tracing
+from tokenrelay.v1 import generation_pb2
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Reader:
+    """A place in a token log, watched as long as the reader is open."""
+
+    generation_id: str
+    after: int
+    follower: Follower
+    at_end: bool = False
+
+    async def next_items(self) -> Sequence[LogItem]:
+        """Returns the log's next items, at least one, as soon as there are any; the terminal record is the last one of all."""
+        items = await self.follower.next_items()
+        self.at_end = items[-1].terminal is not None
+        return items
+
+    async def rest(self) -> list[LogItem]:
+        """Returns all items to the end, once it is there."""
+        items: list[LogItem] = []
+        while not self.at_end:
+            items += await self.next_items()
+        return items
+
+
+class Readers:
+    """Opens and closes readers.
+
+    Args:
+        patience: seconds that a new call waits for Redis.
+    """
+
+    def __init__(self, store: GenerationStore, feed: Feed, tracing: Tracing, metrics: GatewayMetrics, patience: float) -> None:
+        self._store = store
+        self._feed = feed
+        self._tracing = tracing
+        self._metrics = metrics
+        self._patience = patience
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Makes readers leave without a word, since this gateway stops.
+
+        Its watch runs out instead of being taken away, so that clients have time to come back through another gateway.
+        """
+        self._leaving = True
+
+    async def submit_detached(self, submission: Submission) -> str:
+        """Accepts a generation that nobody reads yet; returns its id."""
+        accepted = await self._submit(submission, "", 0)
+        return accepted.generation_id
+
+    @asynccontextmanager
+    async def submitted(self, submission: Submission, *, end_only: bool = False) -> AsyncIterator[Reader]:
+        """Accepts a generation and reads it from its beginning."""
+        follower = self._feed.follow(submission.generation_id, 0, from_log=False, end_only=end_only)
+        submitting = asyncio.ensure_future(self._submit(submission, follower.watcher, self._feed.watch_ms))
+        try:
+            accepted = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            await self._take_back(submitting, follower)
+            raise
+        except Exception:
+            self._feed.unfollow(follower)
+            raise
+        if accepted.created:
+            follower.is_accepted = True
+            reader = Reader(accepted.generation_id, 0, follower)
+            async with self._closing(reader, bound=True):
+                yield reader
+        else:
+            self._feed.unfollow(follower)
+            async with self.joined(accepted.generation_id, 0, end_only=end_only) as reader:
+                yield reader
+
+    @asynccontextmanager
+    async def joined(self, generation_id: str, after: int, *, end_only: bool = False) -> AsyncIterator[Reader]:
+        """Reads a generation after a sequence.
+
+        Raises:
+            GenerationNotFoundError: there is none, or no longer.
+            OutOfRangeError: it has no such sequence.
+        """
+        self._store.shard(generation_id)
+        follower = self._feed.follow(generation_id, after, from_log=True, end_only=end_only)
+        reader = Reader(generation_id, after, follower)
+        async with self._closing(reader, bound=False):
+            standing = await self._feed.watch(follower, self._patience)
+            if standing is None:
+                raise not_found(generation_id)
+            if not 0 <= after <= standing.last:
+                raise OutOfRangeError.of_field("after_sequence", f"is {after}; the log goes from 0 to {standing.last}")
+            yield reader
+
+    @asynccontextmanager
+    async def _closing(self, reader: Reader, *, bound: bool) -> AsyncIterator[None]:
+        """Leaves a generation at the end.
+
+        Args:
+            reader: whose place is left.
+            bound: whether the call's deadline is the generation's own. If it has passed, the generation expires by itself,
+                and is not to be cancelled before.
+        """
+        try:
+            yield
+        finally:
+            last = self._feed.unfollow(reader.follower)
+            expires = bound and calls.current().is_past_deadline()
+            # The terminal record took all watches with it.
+            if last and not self._leaving and not expires and not reader.at_end:
+                await asyncio.shield(self._unwatch(reader.follower))
+
+    async def _unwatch(self, follower: Follower) -> None:
+        try:
+            await self._feed.unwatch(follower)
+        except StoreUnavailableError:
+            log.warning("redis is away; a reader's watch runs out by itself", generation_id=follower.generation_id)
+
+    async def _take_back(self, submitting: asyncio.Future[Accepted], follower: Follower) -> None:
+        """Leaves a generation whose client left while it was being stored."""
+        self._feed.unfollow(follower)
+        with suppress(TokenrelayError):
+            if (await submitting).created:
+                await self._unwatch(follower)
+
+    async def _submit(self, submission: Submission, watcher: str, watch_ms: int) -> Accepted:
+        call, model = calls.current(), submission.job.model
+        queue = keys.queue(keys.JOBS, model, 0)
+        started = time.monotonic()
+        span = self._tracing.span(
+            f"send {queue}",
+            parent=call.context,
+            kind=SpanKind.PRODUCER,
+            attributes={
+                conventions.MESSAGING_SYSTEM: "redis",
+                conventions.MESSAGING_OPERATION_NAME: "send",
+                conventions.MESSAGING_OPERATION_TYPE: "send",
+                conventions.MESSAGING_DESTINATION: queue,
+                conventions.MESSAGING_MESSAGE_ID: submission.generation_id,
+                conventions.MESSAGING_BODY_SIZE: len(submission.spec),
+            },
+        )
+        context = telemetry.child_context(span) if self._tracing.enabled else call.context
+        submission.job.traceparent = telemetry.traceparent_of(context)
+        try:
+            accepted = await self._store.submit(submission, watcher, watch_ms, patience=self._patience)
+        except Exception as error:
+            telemetry.fail(span, type(error).__name__)
+            raise
+        finally:
+            span.end()
+        self._metrics.submit_of("send").observe(time.monotonic() - started)
+        if accepted.created:
+            self._metrics.accepted_of(queue).inc()
+        return accepted
+
+    def ended(self, item: LogItem) -> generation_pb2.Timings:
+        """Returns the timings of a good stream for its reader; raises the error of another one.
+
+        The relay is among them, unless the reader came after the end.
+
+        Raises:
+            TokenrelayError: why the generation did not finish.
+        """
+        terminal = item.terminal
+        assert terminal is not None
+        if terminal.state != generation_pb2.GENERATION_STATE_FINISHED:
+            raise from_status(terminal.error)
+        clock = self._store.connection.clock
+        if clock.to_peer(calls.current().received_ns) // 1000 > item.finished_us:
+            return timings.timings(terminal.timeline, item.finished_us)
+        now_us = clock.now() // 1000
+        self._metrics.relay.observe(max(0, now_us - item.finished_us) / 1e6)
+        self._trace_relay(now_us - item.finished_us)
+        return timings.timings(terminal.timeline, item.finished_us, now_us)
+
+    def _trace_relay(self, microseconds: int) -> None:
+        end_ns = time.time_ns()
+        self._tracing.past_span(conventions.SPAN_RELAY, end_ns - microseconds * 1000, end_ns, parent=calls.current().context)

@@ -1,0 +1,108 @@
+"""Dead letters: generations that were set aside because their engine died on them too often. Found, queued anew, dropped."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from tokenrelay.errors import GenerationNotFoundError
+from tokenrelay.store import keys
+from tokenrelay.store.generations import PAGE, GenerationStore
+from tokenrelay.store.redis.connection import Script
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.store.values import Accepted, Submission
+from tokenrelay.store.worker_directory import WorkerDirectory
+from tokenrelay.v1 import generation_pb2
+
+FIRST = "0-0"  # before all entries of a stream
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A dead letter, where it lies, and since when: microseconds of Redis' clock."""
+
+    content: store_pb2.DeadLetter
+    entry: str
+    shard: int
+
+    @property
+    def generation_id(self) -> str:
+        return self.content.generation_id
+
+    @property
+    def model(self) -> str:
+        return self.content.job.model
+
+    @property
+    def died_us(self) -> int:
+        return int(self.entry.partition("-")[0]) * 1000
+
+
+class DeadLetters:
+    """The streams of dead letters, one a model and shard. Errors are those of RedisConnection unless a method names others."""
+
+    def __init__(self, store: GenerationStore) -> None:
+        self._store = store
+        self._connection = store.connection
+        self._registry = WorkerDirectory(store.connection)
+        self._discard = Script.load("discard")
+
+    async def all(self, model: str | None = None) -> list[DeadLetter]:
+        """Returns the dead letters of a model, or of every model that was ever served, the oldest first."""
+        models = [model] if model is not None else sorted(await self._registry.read())
+        found = [letter for name in models for shard in self._store.shards async for letter in self._of(name, shard)]
+        return sorted(found, key=lambda letter: letter.died_us)
+
+    async def _of(self, model: str, shard: int) -> AsyncIterator[DeadLetter]:
+        after = FIRST
+        while True:
+            page = await self._connection.range(keys.dead(model, shard), after, PAGE)
+            for entry, fields in page:
+                yield DeadLetter(store_pb2.DeadLetter.FromString(fields[b"letter"]), entry, shard)
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
+    async def find(self, generation_id: str) -> DeadLetter:
+        """Returns a generation's dead letter.
+
+        Raises:
+            GenerationNotFoundError: it has none.
+        """
+        shard = keys.shard_of(generation_id)
+        if shard is not None and shard in self._store.shards:
+            for model in await self._registry.read():
+                async for letter in self._of(model, shard):
+                    if letter.generation_id == generation_id:
+                        return letter
+        raise GenerationNotFoundError(f"there is no dead letter of a generation {generation_id[:64]!r}")
+
+    async def requeue(self, letter: DeadLetter) -> Accepted:
+        """Queues a letter's spec as a new detached generation, which runs alone at first, and drops the letter.
+
+        If this is done again because its outcome is unknown, it is the same new generation.
+
+        Raises:
+            QueueFullError, StoreFullError: as for any new generation.
+        """
+        content = letter.content
+        now_us = self._connection.clock.now() // 1000
+        job = store_pb2.Job(model=letter.model, n=content.job.n, received_at_us=now_us, enqueue_at_us=now_us)
+        submission = Submission(
+            generation_id=keys.new_generation_id(letter.shard),
+            job=job,
+            spec=content.spec,
+            request_hash=hashlib.sha256(content.spec).hexdigest(),
+            idempotency_key=f"dead-letter {letter.generation_id}",
+            queue_timeout_ms=0,
+            time_limit_ms=0,
+            policy=generation_pb2.DISCONNECT_POLICY_DETACH,
+            grace_ms=0,
+            suspect=True,
+        )
+        accepted = await self._store.submit(submission, gateway="", watch_ms=0)
+        await self.drop(letter)
+        return accepted
+
+    async def drop(self, letter: DeadLetter) -> None:
+        """Deletes a letter."""
+        await self._connection.run(self._discard, keys.prefix(letter.shard), letter.model, letter.entry)

@@ -1,0 +1,1 @@
+"""Redis as the processes use it: connections, scripts, streams and channels; the only package that imports redis."""

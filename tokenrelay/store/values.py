@@ -1,0 +1,165 @@
+"""What goes into the store and what comes out of it, as typed values."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from tokenrelay.store.records import Record
+from tokenrelay.store.v1 import store_pb2
+from tokenrelay.v1 import generation_pb2
+
+
+class Outcome(StrEnum):
+    """What a script says of one generation."""
+
+    OK = "OK"
+    CANCEL = "CANCEL"
+    FENCED = "FENCED"
+    GAP = "GAP"
+    DEAD = "DEAD"
+
+
+@dataclass(frozen=True)
+class StoreLimits:
+    """How long and how much is kept.
+
+    Attributes:
+        retention_ms: how long records and logs stay after their end.
+        lease_ms: how long an owner may go without renewing.
+        queued_generations: how many may wait for one model in one shard.
+        queued_bytes: how many bytes of prompts these may have.
+        accept_below: share of maxmemory above which nothing is accepted.
+        drop_above: share of maxmemory above which the oldest finished generations go early.
+        keep_ms: how long they stay after their end even then, for readers that are behind.
+    """
+
+    retention_ms: int = 3_600_000
+    lease_ms: int = 5_000
+    queued_generations: int = 10_000
+    queued_bytes: int = 256 * 1024 * 1024
+    accept_below: float = 0.9
+    drop_above: float = 0.8
+    keep_ms: int = 10_000
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A generation to be accepted. Durations in milliseconds, 0 for no limit. A suspect runs alone until its first token."""
+
+    generation_id: str
+    job: store_pb2.Job
+    spec: bytes
+    request_hash: str
+    idempotency_key: str
+    queue_timeout_ms: int
+    time_limit_ms: int
+    policy: generation_pb2.DisconnectPolicy.ValueType
+    grace_ms: int
+    suspect: bool = False
+
+
+class Accepted(NamedTuple):
+    """Which generation a submission became. It was not created if its idempotency key stood for it already."""
+
+    generation_id: str
+    created: bool
+
+
+class QueueEntry(NamedTuple):
+    """A waiting generation that was read from a queue, how many choices it wants, and how many engines died on it in a row."""
+
+    generation_id: str
+    queue: str
+    entry: str
+    choices: int
+    engine_deaths: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is to run alone."""
+        return self.engine_deaths > 0
+
+
+class Claim(NamedTuple):
+    """A generation that the caller owns now."""
+
+    fence: str
+    epoch: int
+    record: Record
+
+
+class Addition(NamedTuple):
+    """A log entry to append, a serialized LogEntry; sequences before and after it."""
+
+    generation_id: str
+    fence: str
+    before: int
+    after: int
+    entry: bytes
+
+
+class Ending(NamedTuple):
+    """A generation to end."""
+
+    generation_id: str
+    fence: str
+    last: int
+    terminal: store_pb2.Terminal
+
+
+class HandBack(NamedTuple):
+    """An owned generation to give up.
+
+    Attributes:
+        engine_died: whether its engine died while it was there; that counts unless this attempt gave a token.
+        terminal: ends it unless that was the first time; for one that ran alone.
+        letter: what is kept of it then.
+    """
+
+    generation_id: str
+    fence: str
+    engine_died: bool = False
+    terminal: store_pb2.Terminal | None = None
+    letter: store_pb2.DeadLetter | None = None
+
+
+class Written(NamedTuple):
+    """What became of additions and of endings, each in its order, and when: microseconds of Redis' clock."""
+
+    appended: list[Outcome]
+    finished: list[Outcome]
+    at_us: int
+
+
+class Standing(NamedTuple):
+    """Where a watched generation stands, and whether the last reader's leaving has just ended it."""
+
+    state: generation_pb2.GenerationState.ValueType
+    last: int
+    ended_here: int
+
+
+class LogItem(NamedTuple):
+    """One entry of a token log: new tokens, or the terminal record and its instant in microseconds of Redis' clock."""
+
+    sequence: int
+    entry: store_pb2.LogEntry | None
+    terminal: store_pb2.Terminal | None = None
+    finished_us: int = 0
+
+
+class Reaped(NamedTuple):
+    """What one pass of reap did."""
+
+    looked_at: int
+    taken_over: int
+    expired: int
+    cancelled: int
+    dropped_early: int
+
+
+class Depth(NamedTuple):
+    """How much waits for a model."""
+
+    generations: int
+    bytes: int

@@ -1,1 +1,0 @@
-"""The durable store of generations in Redis: the queue, the records and the token logs."""
