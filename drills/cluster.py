@@ -14,7 +14,7 @@ from bench.ports import free_ports
 from deploy.local import plan
 from deploy.local.settings import StackSettings
 from drills.history import History
-from tests.support.waiting import eventually
+from drills.waiting import eventually
 from tokenrelay.client import AsyncClient
 from tokenrelay.errors import TokenrelayError
 

@@ -148,8 +148,11 @@ def _descriptors(pid: int) -> Iterable[str]:
 
 
 def _threads(pid: int) -> int:
-    names = [(thread / "comm").read_text(encoding="utf-8").strip() for thread in Path(f"/proc/{pid}/task").iterdir()]
-    return sum(name != "event_engine" for name in names)
+    count = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+            count += (thread / "comm").read_text(encoding="utf-8").strip() != "event_engine"
+    return count
 
 
 def _tree(pid: int) -> Iterable[int]:

@@ -12,7 +12,7 @@ from drills import processes, witness
 from drills.cluster import Changes, Cluster
 from drills.load import Load
 from drills.scenario import Drill
-from tests.support.waiting import eventually
+from drills.waiting import eventually
 
 REST_SECONDS = 90.0  # for what runs to end, and for what nobody reads to be cancelled
 SHOW_SECONDS = 5.0
@@ -109,7 +109,7 @@ class Stage:
         while True:
             await asyncio.sleep(SHOW_SECONDS)
             calls = sum(load.calls for load in self._loads)
-            tokens = sum(load.tokens for load in self._loads)
+            tokens = sum(load.notes.tokens for load in self._loads)
             errors = sum(len(load.failed) for load in self._loads)
             faults = ", ".join(f"{count} {fault}" for fault, count in self.faults.items()) or "no faults yet"
             self.drill.say(f"{calls} calls, {tokens} tokens, {errors} errors told to users; {faults}")

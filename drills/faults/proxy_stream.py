@@ -22,6 +22,49 @@ class End(Enum):
     BROKEN = auto()  # its connection was reset
 
 
+class Backlog:
+    """What has been received and not yet sent on, counted in its link too.
+
+    Attributes:
+        bytes: how many wait.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._chunks: deque[tuple[float, float, bytes]] = deque()  # when it came, its share of the jitter, what
+        self.bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    def add(self, arrived: float, chunk: bytes) -> None:
+        self._chunks.append((arrived, self._link.throw(), chunk))
+        self._count(len(chunk))
+
+    def due(self) -> float:
+        """Returns when the first chunk may go on, as things stand."""
+        arrived, share, _ = self._chunks[0]
+        return self._link.due(arrived, share)
+
+    def take(self) -> bytes:
+        """Takes the first chunk out, or as much of it as the link lets pass at once."""
+        arrived, share, chunk = self._chunks.popleft()
+        size = self._link.largest_piece()
+        if size is not None and len(chunk) > size:
+            chunk, rest = chunk[:size], chunk[size:]
+            self._chunks.appendleft((arrived, share, rest))
+        self._count(-len(chunk))
+        return chunk
+
+    def clear(self) -> None:
+        self._chunks.clear()
+        self._count(-self.bytes)
+
+    def _count(self, change: int) -> None:
+        self.bytes += change
+        self._link.waiting += change
+
+
 class Stream:
     """Carries what one transport receives to another, as its link says.
 
@@ -39,8 +82,7 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._source: asyncio.Transport | None = None
         self._sink: asyncio.Transport | None = None
-        self._waiting: deque[tuple[float, float, bytes]] = deque()  # when it came, its share of the jitter, what
-        self._waiting_bytes = 0
+        self._waiting = Backlog(link)
         self._timer: asyncio.TimerHandle | None = None
         self._end: End | None = None
         self._is_sink_full = False
@@ -60,7 +102,6 @@ class Stream:
         """Drops what waits; nothing is carried any more."""
         self._is_over = True
         self._waiting.clear()
-        self._count_waiting(-self._waiting_bytes)
         self._cancel_timer()
 
     @property
@@ -79,8 +120,7 @@ class Stream:
             self._has_lost_something = True
             self._link.swallowed += len(chunk)
         else:
-            self._waiting.append((self._loop.time(), self._link.throw(), chunk))
-            self._count_waiting(len(chunk))
+            self._waiting.add(self._loop.time(), chunk)
             self.move()
 
     def end(self, how: End) -> None:
@@ -100,32 +140,23 @@ class Stream:
         """Sends on what is due, and comes back for the rest."""
         self._cancel_timer()
         while self._may_move() and self._waiting:
-            arrived, share, chunk = self._waiting[0]
-            wait = self._link.due(arrived, share) - self._loop.time()
+            wait = self._waiting.due() - self._loop.time()
             if wait > 0:
                 self._timer = self._loop.call_later(wait, self.move)
                 break
-            self._send(chunk)
+            self._send_next()
         # After its end a side may still break, and a reset overtakes nothing that is on its way.
-        if self._may_move() and not self._waiting and self._is_end_due():
+        is_end_due = self._end is End.BROKEN or (self._end is End.CLOSED and not self.has_ended)
+        if self._may_move() and not self._waiting and is_end_due:
             self._pass_end_on()
         self._steer_source()
 
     def _may_move(self) -> bool:
         return self._sink is not None and not self._is_sink_full and not self._is_over and self._link.silence is None
 
-    def _is_end_due(self) -> bool:
-        return self._end is End.BROKEN or (self._end is End.CLOSED and not self.has_ended)
-
-    def _send(self, chunk: bytes) -> None:
+    def _send_next(self) -> None:
         assert self._sink is not None
-        arrived, share, _ = self._waiting.popleft()
-        size = self._link.largest_piece()
-        if size is not None and len(chunk) > size:
-            chunk, rest = chunk[:size], chunk[size:]
-            self._waiting.appendleft((arrived, share, rest))
-        self._count_waiting(-len(chunk))
-        piece, is_last = self._link.send(chunk, self._loop.time())
+        piece, is_last = self._link.send(self._waiting.take(), self._loop.time())
         if piece:
             self._sink.write(piece)
         if is_last:
@@ -155,15 +186,11 @@ class Stream:
         source = self._source
         if source is None or source.is_closing():
             return
-        is_full = self._waiting_bytes >= QUEUE_BYTES or self._is_sink_full
+        is_full = self._waiting.bytes >= QUEUE_BYTES or self._is_sink_full
         if is_full and source.is_reading():
             source.pause_reading()
         elif not is_full and not source.is_reading() and self._end is None:
             source.resume_reading()
-
-    def _count_waiting(self, change: int) -> None:
-        self._waiting_bytes += change
-        self._link.waiting += change
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -17,8 +17,8 @@ from drills.processes import Footprint
 from drills.scenario import Drill
 from drills.scenarios.hostile import rest
 from drills.stage import COMMON
+from drills.waiting import eventually
 from engine_service.engines.simulated.simulation import expected_tokens
-from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import generation_service_pb2_grpc

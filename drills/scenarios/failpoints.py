@@ -14,10 +14,11 @@ from drills import checker, nemesis
 from drills.cluster import Changes, Member
 from drills.failpoints import ENGINE, GATEWAY, POINTS, WORKER, Failpoints, Point
 from drills.history import Event
-from drills.load import Load, Wish
+from drills.load import Load
+from drills.notebook import Wish
 from drills.scenario import Drill
 from drills.stage import Stage, set_up
-from tests.support.waiting import eventually
+from drills.waiting import eventually
 from tokenrelay.store import keys
 
 USERS = 20

@@ -18,8 +18,8 @@ from drills.processes import MEBIBYTE, Footprint
 from drills.scenario import Drill
 from drills.stage import COMMON
 from drills.timings import Durations
+from drills.waiting import eventually
 from engine_service.engines.simulated.simulation import expected_tokens
-from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import generation_service_pb2_grpc

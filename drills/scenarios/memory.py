@@ -29,9 +29,9 @@ async def run(drill: Drill) -> None:
                 refused += len(load.failed) - before
                 await memory.heal()
                 stage.note_healed("out of memory", "redis")
-                finished = load.finished
+                finished = load.notes.finished
                 await stage.last(3.0)
-                accepted_later += load.finished - finished
+                accepted_later += load.notes.finished - finished
     others = [failure for failure in load.failed if not failure.startswith(REFUSED)]
     drill.judge("calls refused with RESOURCE_EXHAUSTED while full", seen=str(refused), wanted="more than 0", held=refused > 0)
     drill.judge("generations finished afterwards", seen=str(accepted_later), wanted="more than 0", held=accepted_later > 0)

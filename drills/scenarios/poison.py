@@ -2,7 +2,8 @@
 
 from random import Random
 
-from drills.load import Load, Wish, Wishes
+from drills.load import Load
+from drills.notebook import Wish, Wishes
 from drills.scenario import Drill
 from drills.stage import set_up
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from drills import nemesis
 from drills.cluster import Changes
-from drills.load import Load, Wish
+from drills.load import Load
+from drills.notebook import Wish
 from drills.scenario import Drill
 from drills.stage import Stage, set_up
 from tokenrelay.client import AsyncClient

@@ -20,7 +20,8 @@ from drills.cluster import Changes, Member
 from drills.failpoints import WORKER, Failpoints
 from drills.faults.slow_disk import SlowDisk
 from drills.faults.tcp_proxy import TcpProxy
-from drills.load import Load, Wish
+from drills.load import Load
+from drills.notebook import Wish
 from drills.scenario import Drill
 from drills.stage import Stage, set_up
 from tests.support.waiting import eventually
@@ -153,7 +154,7 @@ async def test_without_a_fault_what_is_broken_does_no_harm(tmp_path: Path, varia
 
     async def let_users_read_some(stage: Stage) -> None:
         users = add_users(stage, tokens=50)
-        await eventually(lambda: users.finished >= USERS, "users have read to the end")
+        await eventually(lambda: users.notes.finished >= USERS, "users have read to the end")
 
     assert_told("nothing", await violated(tmp_path, let_users_read_some, changed_workers(tmp_path, variant)), False)
 
@@ -197,8 +198,8 @@ def add_users(stage: Stage, tokens: int = TOKENS) -> Load:
 
 
 async def until_more_is_read(users: Load, tokens: int, patience: float = 20.0) -> None:
-    wanted = users.tokens + tokens
-    await eventually(lambda: users.tokens >= wanted, f"users have read {tokens} more tokens", patience)
+    wanted = users.notes.tokens + tokens
+    await eventually(lambda: users.notes.tokens >= wanted, f"users have read {tokens} more tokens", patience)
     users.check()
 
 

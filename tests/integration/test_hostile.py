@@ -14,13 +14,13 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from deploy.local.settings import ROOT
-from drills.raw_http2 import (
+from drills.raw_http2.connection import RawConnection
+from drills.raw_http2.frames import (
     ACK,
     END_HEADERS,
     PREFACE,
     Answer,
     Frame,
-    RawConnection,
     frame,
     header_block,
     message,
@@ -137,7 +137,7 @@ async def test_a_connection_that_breaks_under_streams_is_a_client_that_left(serv
         for _ in range(5):
             async with RawConnection(served.gateway.target, window=window) as connection:
                 streams = [connection.begin(request_fields(SERVICE + b"GenerateStream"), request)[0] for _ in range(20)]
-                await eventually(lambda: all(map(connection.is_accepted, streams)), "all are accepted")  # noqa: B023
+                await eventually(lambda: all(map(connection.streams.is_accepted, streams)), "all are accepted")  # noqa: B023
         await eventually(lambda: len(served.gateway.application._feed) == 0, "nobody reads any more")
         await eventually(lambda: not served.engine.application._engine._running, "the engine has freed the slots")
     assert [line for line in lines if line["log_level"] == "error"] == []

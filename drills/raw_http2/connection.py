@@ -6,115 +6,88 @@ The library is hpack, by the makers of h2, because answers are compressed; h2 it
 import asyncio
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import IntEnum
 from types import TracebackType
 from typing import Any
 
 import hpack
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
-INITIAL_WINDOW_SIZE = 4  # a setting's number
-WINDOW = 65_535  # what a connection and a stream may have under way before anything is granted
-MOST = 2**31 - 1
-FRAME_BYTES = 16_384
-CANCEL = 8  # an error code
-
-Fields = Iterable[tuple[bytes, bytes]]
-
-
-class Frame(IntEnum):
-    """The kinds of frames."""
-
-    DATA = 0
-    HEADERS = 1
-    RST_STREAM = 3
-    SETTINGS = 4
-    PING = 6
-    GOAWAY = 7
-    WINDOW_UPDATE = 8
-    CONTINUATION = 9
+from drills.raw_http2.frames import (
+    ACK,
+    CANCEL,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_BYTES,
+    INITIAL_WINDOW_SIZE,
+    MOST,
+    PREFACE,
+    WINDOW,
+    Answer,
+    Fields,
+    Frame,
+    frame,
+    header_block,
+)
 
 
-@dataclass
-class Answer:
-    """What came back on a stream.
+class Streams:
+    """The streams of a connection that are open, and what has come on each so far."""
 
-    Attributes:
-        fields: headers and trailers.
-        reset: the error code with which the server broke it off.
-        cut: whether the connection ended before the stream did.
-    """
+    def __init__(self) -> None:
+        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self._partial: dict[int, Answer] = {}
+        self._decoder = hpack.Decoder(max_header_list_size=2**20)
 
-    fields: dict[str, str] = field(default_factory=dict)
-    body: bytearray = field(default_factory=bytearray)
-    reset: int | None = None
-    cut: bool = False
+    def expect(self, stream: int) -> asyncio.Future[Answer]:
+        """Returns what will hold a stream's answer."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answers[stream], self._partial[stream] = answer, Answer()
+        return answer
 
-    @property
-    def status(self) -> int | None:
-        """The gRPC status; None if there was none."""
-        found = self.fields.get("grpc-status")
-        return None if found is None else int(found)
+    def is_accepted(self, stream: int) -> bool:
+        """Tells whether a call that goes on has got its first headers."""
+        return stream in self._partial and bool(self._partial[stream].fields)
 
-    @property
-    def text(self) -> str:
-        return self.fields.get("grpc-message", "")
+    def forget(self, stream: int) -> None:
+        self._answers.pop(stream, None)
+        self._partial.pop(stream, None)
 
-    def messages(self) -> list[bytes]:
-        """Returns the whole messages of the body."""
-        found, place = [], 0
-        while place + 5 <= len(self.body):
-            (size,) = struct.unpack_from(">I", self.body, place + 1)
-            found.append(bytes(self.body[place + 5 : place + 5 + size]))
-            place += 5 + size
-        return found
+    def take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        """Takes what the server sent on a stream."""
+        if kind == Frame.HEADERS:
+            self._take_fields(stream, payload)
+        elif kind == Frame.DATA and stream in self._partial:
+            self._partial[stream].body += payload
+        elif kind == Frame.RST_STREAM and stream in self._partial:
+            self._partial[stream].reset = int.from_bytes(payload, "big")
+        is_end = kind == Frame.RST_STREAM or (kind in (Frame.HEADERS, Frame.DATA) and flags & END_STREAM)
+        if is_end and stream in self._answers:
+            answer = self._answers.pop(stream)
+            if not answer.done():
+                answer.set_result(self._partial.pop(stream))
 
+    def _take_fields(self, stream: int, payload: bytes) -> None:
+        # Every block must be decoded, since the table is the connection's.
+        for name, value in self._decoder.decode(payload, raw=True):
+            if stream in self._partial:
+                self._partial[stream].fields[name.decode("latin-1")] = value.decode("latin-1")
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """Returns a frame's bytes."""
-    return len(payload).to_bytes(3, "big") + bytes((kind & 0xFF, flags)) + stream.to_bytes(4, "big") + payload
-
-
-def header_block(fields: Fields) -> bytes:
-    """Returns header fields as literals that leave no trace in the other side's table."""
-    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
-
-
-def message(payload: bytes, *, flag: int = 0, length: int | None = None) -> bytes:
-    """Returns gRPC's prefix and a message; the prefix may lie."""
-    return bytes((flag,)) + (len(payload) if length is None else length).to_bytes(4, "big") + payload
-
-
-def request_fields(path: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Returns the header fields of a good gRPC request."""
-    return [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", path),
-        (b":authority", b"drill"),
-        (b"content-type", b"application/grpc"),
-        (b"te", b"trailers"),
-        *more,
-    ]
-
-
-def _text(value: bytes) -> bytes:
-    if len(value) < 127:
-        return bytes((len(value),)) + value
-    out, rest = bytearray((127,)), len(value) - 127
-    while rest > 127:
-        out.append(rest & 127 | 128)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out) + value
+    def cut(self) -> None:
+        """Ends every answer that is not whole: the connection has ended."""
+        for stream, answer in self._answers.items():
+            if not answer.done():
+                self._partial[stream].cut = True
+                answer.set_result(self._partial[stream])
+        self._answers.clear()
+        self._partial.clear()
 
 
 class RawConnection:
     """One connection. What comes is always read; pings and settings are answered only if it is polite.
+
+    Attributes:
+        streams: its open streams.
 
     Args:
         window: what the server may send on a stream before it is granted more, which never happens.
@@ -125,9 +98,7 @@ class RawConnection:
         self._port = int(port)
         self._polite = polite
         self._window = window
-        self._decoder = hpack.Decoder(max_header_list_size=2**20)
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._partial: dict[int, Answer] = {}
+        self.streams = Streams()
         self._next_stream = 1
         self._credit = WINDOW  # for all that is sent
         self._granted = asyncio.Event()
@@ -172,37 +143,22 @@ class RawConnection:
         """The stream that was begun last."""
         return self._next_stream - 2
 
-    def is_accepted(self, stream: int) -> bool:
-        """Tells whether a call that goes on has got its first headers."""
-        return stream in self._partial and bool(self._partial[stream].fields)
-
     async def wait_until_closed(self, seconds: float) -> bool:
         """Tells whether the server closes the connection within some time."""
         assert self._reading is not None
         done, _ = await asyncio.wait({self._reading}, timeout=seconds)
         return bool(done)
 
-    def new_stream(self) -> int:
-        stream, self._next_stream = self._next_stream, self._next_stream + 2
-        return stream
-
-    def expect(self, stream: int) -> asyncio.Future[Answer]:
-        """Returns what will hold a stream's answer."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        if self.is_open:
-            self._answers[stream], self._partial[stream] = answer, Answer()
-        else:
-            answer.set_result(Answer(cut=True))
-        return answer
-
     def begin(self, fields: Fields, body: bytes | None = None) -> tuple[int, asyncio.Future[Answer]]:
         """Sends headers, and a small body with the end of the stream if there is one."""
-        stream = self.new_stream()
-        answer = self.expect(stream)
+        stream, self._next_stream = self._next_stream, self._next_stream + 2
+        answer = self.streams.expect(stream)
         self.send(frame(Frame.HEADERS, END_HEADERS, stream, header_block(fields)))
         if body is not None:
             self._credit -= len(body)
             self.send(frame(Frame.DATA, END_STREAM, stream, body))
+        if not self.is_open:
+            self.streams.cut()
         return stream, answer
 
     async def call(self, fields: Sequence[tuple[bytes, bytes]], body: bytes) -> Answer:
@@ -227,8 +183,7 @@ class RawConnection:
 
     def reset(self, stream: int, code: int = CANCEL) -> None:
         """Breaks a stream off."""
-        self._answers.pop(stream, None)
-        self._partial.pop(stream, None)
+        self.streams.forget(stream)
         self.send(frame(Frame.RST_STREAM, 0, stream, code.to_bytes(4, "big")))
 
     async def close(self) -> None:
@@ -251,36 +206,15 @@ class RawConnection:
 
     def _end(self) -> None:
         self.is_open = False
-        for stream, answer in self._answers.items():
-            if not answer.done():
-                self._partial[stream].cut = True
-                answer.set_result(self._partial[stream])
-        self._answers.clear()
-        self._partial.clear()
+        self.streams.cut()
         self._granted.set()
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == Frame.HEADERS:
-            self._take_fields(stream, payload)
-        elif kind == Frame.DATA and stream in self._partial:
-            self._partial[stream].body += payload
-        elif kind == Frame.RST_STREAM and stream in self._partial:
-            self._partial[stream].reset = int.from_bytes(payload, "big")
-        elif kind == Frame.WINDOW_UPDATE:
+        if kind == Frame.WINDOW_UPDATE:
             # Streams have as much room as the connection for the sizes that are sent here.
             self._credit += int.from_bytes(payload, "big") if stream == 0 else 0
             self._granted.set()
         elif kind in (Frame.SETTINGS, Frame.PING) and not flags & ACK and self._polite:
             self.send(frame(kind, ACK, 0, payload if kind == Frame.PING else b""))
-        if stream in self._answers and (
-            kind == Frame.RST_STREAM or (kind in (Frame.HEADERS, Frame.DATA) and flags & END_STREAM)
-        ):
-            answer = self._answers.pop(stream)
-            if not answer.done():
-                answer.set_result(self._partial.pop(stream))
-
-    def _take_fields(self, stream: int, payload: bytes) -> None:
-        # Every block must be decoded, since the table is the connection's.
-        for name, value in self._decoder.decode(payload, raw=True):
-            if stream in self._partial:
-                self._partial[stream].fields[name.decode("latin-1")] = value.decode("latin-1")
+        else:
+            self.streams.take(kind, flags, stream, payload)
