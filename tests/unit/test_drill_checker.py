@@ -86,11 +86,11 @@ class Made:
         return {"kind": "finished", "call": number, "id": self.name, **of_all}
 
     def deltas(self, number: int, chance: Random, after: int = 0, until: int | None = None) -> Iterator[Event]:
-        """Yields what a reader gets between two ends of entries, some entries in one."""
+        """Yields what a reader gets between two ends of entries, some entries in one, but never all."""
         wanted = [end for end in self.ends if after < end and (until is None or end <= until)]
         position = after
         for end in wanted:
-            if end != wanted[-1] and chance.random() < 0.4:
+            if end not in (wanted[0], wanted[-1]) and chance.random() < 0.4:
                 continue
             text = text_of(self.tokens[:end]).removeprefix(text_of(self.tokens[:position]))
             tokens = self.tokens[position:end]
