@@ -21,7 +21,8 @@ from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.lifecycle import StartUpError
 from tokenrelay.store import assembly, keys
 from tokenrelay.store.reaper import Reaper
-from tokenrelay.store.redis.connection import ThreadConnection
+from tokenrelay.store.redis.errors import StoreUnfitError
+from tokenrelay.store.redis.thread_connection import ThreadConnection
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.worker_directory import ANNOUNCE_INTERVAL, WorkerDirectory
 from tokenrelay.v1 import model_service_pb2
@@ -76,7 +77,7 @@ class WorkerApplication:
         log.info("starting", worker_id=self._worker_id, engine=settings.engine_address)
         try:
             await self._store.connection.wait_until_ready()
-        except RuntimeError as error:
+        except StoreUnfitError as error:
             raise StartUpError(str(error)) from error
 
     def _problem(self) -> str | None:

@@ -13,7 +13,7 @@ import structlog
 
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.store.generations import GenerationStore
-from tokenrelay.store.redis.connection import ThreadConnection
+from tokenrelay.store.redis.thread_connection import ThreadConnection
 
 log = structlog.get_logger(__name__)
 

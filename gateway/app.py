@@ -23,6 +23,7 @@ from tokenrelay.lifecycle import StartUpError
 from tokenrelay.store import assembly
 from tokenrelay.store.feed import Feed
 from tokenrelay.store.reaper import Reaper
+from tokenrelay.store.redis.errors import StoreUnfitError
 from tokenrelay.store.worker_directory import WorkerDirectory
 from tokenrelay.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
 
@@ -95,7 +96,7 @@ class GatewayApplication:
     async def _wait_for_store(self) -> None:
         try:
             await self._store.connection.wait_until_ready()
-        except RuntimeError as error:
+        except StoreUnfitError as error:
             raise StartUpError(str(error)) from error
         await self._directory.refresh()
         await self._server.set_serving(self._directory.store_answers)

@@ -8,7 +8,8 @@ import redis.asyncio
 from redis.exceptions import NoScriptError
 
 from drills.broken import scripts
-from tokenrelay.store.redis.connection import RedisConnection, Reply, ScriptCall
+from tokenrelay.store.redis.connection import RedisConnection
+from tokenrelay.store.redis.scripts import Reply, ScriptCall
 
 
 def install() -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from hashlib import sha1
 
-from tokenrelay.store.redis.connection import RedisConnection, Script
+from tokenrelay.store.redis.connection import RedisConnection
+from tokenrelay.store.redis.scripts import Script
 
 Replacement = tuple[str, str]
 

@@ -7,7 +7,7 @@ from tests.store.conftest import MODEL, Bench
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 from tokenrelay.store.generations import GenerationStore
-from tokenrelay.store.redis.connection import ThreadConnection
+from tokenrelay.store.redis.thread_connection import ThreadConnection
 from tokenrelay.store.values import Outcome, StoreLimits
 
 LEASE, HUNG_AFTER = 1.0, 3.0  # seconds

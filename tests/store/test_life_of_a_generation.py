@@ -16,7 +16,7 @@ from tokenrelay.errors import (
 )
 from tokenrelay.store import keys
 from tokenrelay.store.generations import GenerationStore
-from tokenrelay.store.redis import connection as connection_module
+from tokenrelay.store.redis import streams as streams_module
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import Addition, Claim, Depth, HandBack, Outcome, StoreLimits
 from tokenrelay.v1 import generation_pb2
@@ -137,7 +137,7 @@ async def test_a_thousand_calls_share_a_few_connections(bench: Bench) -> None:
 
 
 async def test_more_entries_than_a_page_hang_on_a_consumer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "PENDING_PAGE", 3)
+    monkeypatch.setattr(streams_module, "PENDING_PAGE", 3)
     ids = [await bench.submit() for _ in range(8)]
     await bench.read("w1")
     assert [entry.generation_id for entry in await bench.store.hanging_entries(MODEL, 0, "w1", 0)] == ids

@@ -11,6 +11,7 @@ from tests.support.waiting import eventually
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.store.redis import connection as connection_module
 from tokenrelay.store.redis import pipe as pipe_module
+from tokenrelay.store.redis import subscription as subscription_module
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.redis.pipe import PipeClosedError, RedisPipe
 
@@ -93,7 +94,7 @@ async def test_a_subscription_that_redis_refuses_is_told(redis: RedisServer) -> 
 async def test_a_subscription_that_is_cut_off_is_there_again_at_once(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "PING_INTERVAL", 3600.0)  # so that no ping is what finds it out
+    monkeypatch.setattr(subscription_module, "PING_INTERVAL", 3600.0)  # so that no ping is what finds it out
     connection = RedisConnection(redis.url, patience=0.1)
     try:
         messages = connection.subscribe("tokenrelay:feed:g1")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tokenrelay.errors import GenerationNotFoundError
 from tokenrelay.store import keys
 from tokenrelay.store.generations import PAGE, GenerationStore
-from tokenrelay.store.redis.connection import Script
+from tokenrelay.store.redis.scripts import Script
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import Accepted, Submission
 from tokenrelay.store.worker_directory import WorkerDirectory
@@ -55,7 +55,7 @@ class DeadLetters:
     async def _of(self, model: str, shard: int) -> AsyncIterator[DeadLetter]:
         after = FIRST
         while True:
-            page = await self._connection.range(keys.dead(model, shard), after, PAGE)
+            page = await self._connection.streams.range(keys.dead(model, shard), after, PAGE)
             for entry, fields in page:
                 yield DeadLetter(store_pb2.DeadLetter.FromString(fields[b"letter"]), entry, shard)
             if len(page) < PAGE:

@@ -12,7 +12,9 @@ import structlog
 from tokenrelay.errors import GenerationNotFoundError, IdempotencyConflictError, QueueFullError, StoreFullError
 from tokenrelay.store import keys, terminals
 from tokenrelay.store.records import Record, as_mapping
-from tokenrelay.store.redis.connection import NoSuchGroupError, RedisConnection, Reply, Script, ScriptCall
+from tokenrelay.store.redis.connection import RedisConnection
+from tokenrelay.store.redis.errors import NoSuchGroupError
+from tokenrelay.store.redis.scripts import Reply, Script, ScriptCall
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import (
     Accepted,
@@ -206,7 +208,7 @@ class GenerationStore:
     async def read_log(self, generation_id: str, after: int) -> list[LogItem]:
         """Reads a page of a token log after a sequence, the terminal record included. Shorter than PAGE: there is no more."""
         key = keys.log(generation_id, self.shard(generation_id))
-        found = await self.connection.range(key, f"{after}-0", PAGE)
+        found = await self.connection.streams.range(key, f"{after}-0", PAGE)
         return [_log_item(entry, fields) for entry, fields in found]
 
     async def read_whole_log(self, generation_id: str) -> list[LogItem]:
@@ -226,7 +228,7 @@ class GenerationStore:
             prefix = keys.prefix(shard)
             streams = {key: f"{position}-0" for key, (_, position) in by_log.items() if key.startswith(prefix)}
             if streams:
-                ahead |= {by_log[key][0] for key in await self.connection.newer(streams)}
+                ahead |= {by_log[key][0] for key in await self.connection.streams.newer(streams)}
         return ahead
 
     async def depth(self, model: str) -> Depth:
@@ -243,7 +245,7 @@ class GenerationStore:
         oldest = 0.0
         for shard in self.shards:
             for name in (keys.RETURNED, keys.JOBS):
-                entry = await self.connection.first_unread(keys.queue(name, model, shard), keys.GROUP)
+                entry = await self.connection.streams.first_unread(keys.queue(name, model, shard), keys.GROUP)
                 if entry is not None:
                     added_ms = int(entry.partition("-")[0])
                     oldest = max(oldest, self.connection.clock.now() / 1e9 - added_ms / 1e3)
@@ -253,13 +255,13 @@ class GenerationStore:
         """Makes sure that a model's queues and their consumer groups exist."""
         for shard in self.shards:
             for name in (keys.RETURNED, keys.JOBS):
-                await self.connection.ensure_group(keys.queue(name, model, shard), keys.GROUP)
+                await self.connection.streams.ensure_group(keys.queue(name, model, shard), keys.GROUP)
 
     async def read_queue(self, model: str, worker: str, count: int, shard: int, *, block: bool) -> list[QueueEntry]:
         """Reads waiting generations, handed-back ones first; empty after about a second without any."""
         streams = [keys.queue(name, model, shard) for name in (keys.RETURNED, keys.JOBS)]
         try:
-            found = await self.connection.read_group(keys.GROUP, worker, streams, count, block=block)
+            found = await self.connection.streams.read_group(keys.GROUP, worker, streams, count, block=block)
         except NoSuchGroupError:
             await self.prepare_queues(model)
             return []
@@ -277,7 +279,7 @@ class GenerationStore:
         """Returns the consumers of a model's queues, each with how many entries hang on it, the claimed ones included."""
         counts: dict[str, int] = {}
         for name in (keys.RETURNED, keys.JOBS):
-            for consumer, pending in await self.connection.consumers(keys.queue(name, model, shard), keys.GROUP):
+            for consumer, pending in await self.connection.streams.consumers(keys.queue(name, model, shard), keys.GROUP):
                 counts[consumer] = counts.get(consumer, 0) + pending
         return counts
 
@@ -286,7 +288,7 @@ class GenerationStore:
         entries = []
         for name in (keys.RETURNED, keys.JOBS):
             stream = keys.queue(name, model, shard)
-            found = await self.connection.pending(stream, keys.GROUP, consumer, idle_ms)
+            found = await self.connection.streams.pending(stream, keys.GROUP, consumer, idle_ms)
             entries += [_queue_entry(name, entry, fields) for entry, fields in found]
         return entries
 

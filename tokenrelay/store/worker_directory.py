@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tokenrelay.store import keys
-from tokenrelay.store.redis.connection import RedisConnection, Script
+from tokenrelay.store.redis.connection import RedisConnection
+from tokenrelay.store.redis.scripts import Script
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.v1 import model_service_pb2
 

@@ -1,4 +1,4 @@
-"""The connection to Redis: scripts, blocking reads and channels; the only module that imports redis.
+"""The connection to Redis: commands and scripts, repeated while Redis is away.
 
 redis-py's own retries are off: it would send a write twice after a lost reply. What is retried here is either a read
 or one of our scripts, which are idempotent.
@@ -7,99 +7,33 @@ or one of our scripts, which are idempotent.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from hashlib import sha1
-from importlib import resources
-from itertools import chain
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any
 
-import redis
 import redis.asyncio
-import redis.retry
 import structlog
 from redis._parsers.base import BaseParser
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    NoScriptError,
-    OutOfMemoryError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
+from tokenrelay.backoff import Backoff
 from tokenrelay.clock import PeerClock
 from tokenrelay.errors import StoreFullError, StoreUnavailableError
+from tokenrelay.store.redis import subscription
 from tokenrelay.store.redis.blocking_reads import BlockingReads
+from tokenrelay.store.redis.errors import NoSuchGroupError, StoreUnfitError, is_transient, of_closed_transport
 from tokenrelay.store.redis.pipe import PipeClosedError, RedisPipe
+from tokenrelay.store.redis.scripts import Reply, Script, ScriptCall
+from tokenrelay.store.redis.streams import Streams
 
 log = structlog.get_logger(__name__)
 
 COMMAND_TIMEOUT = 10.0  # seconds; a slow fsync is waited for, a half-open connection is not
 CONNECT_TIMEOUT = 2.0  # seconds
-THREAD_TIMEOUT = 2.0  # seconds for a call of a ThreadConnection
-BLOCK_MARGIN = 5.0  # seconds that a blocking read waits longer than Redis blocks
 MOST_COMMANDS = 64  # under way at a time, each on a connection of its own; more wait here
-PENDING_PAGE = 200  # pending entries looked at in one go
-PING_INTERVAL, SILENCE = 2.0, 7.0  # seconds without a message until a ping, and until a subscription counts as broken
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 0.5  # seconds between tries
 OLDEST_VERSION = (6, 2)
-# Error replies that mean "not now": Redis loads its file, cannot write its disk, has no master, or changes roles.
-TRANSIENT_REPLIES = ("LOADING", "MISCONF", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS", "BUSY ")
-
-
-class NoSuchGroupError(Exception):
-    """The stream or its consumer group does not exist."""
-
-
-@dataclass(frozen=True)
-class Script:
-    """One Lua script with what all scripts share in front."""
-
-    name: str
-    source: str
-    digest: str
-
-    @classmethod
-    def load(cls, name: str) -> "Script":
-        """Reads scripts/<name>.lua."""
-        folder = resources.files("tokenrelay.store") / "scripts"
-        source = (folder / "shared.lua").read_text() + (folder / f"{name}.lua").read_text()
-        return cls(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-ScriptCall: TypeAlias = tuple[Script, str, Sequence[Any]]  # the script, its shard's prefix, its arguments
-
-
-class Reply(NamedTuple):
-    """What a script answered, and when: microseconds of Redis' clock."""
-
-    at_us: int
-    items: list[Any]
-
-
-def is_transient(error: RedisError) -> bool:
-    """Tells whether the same call may go through later."""
-    if isinstance(error, AuthenticationError):
-        return False
-    if isinstance(error, RedisConnectionError | RedisTimeoutError):
-        return True
-    return isinstance(error, ResponseError) and str(error).startswith(TRANSIENT_REPLIES)
-
-
-def _of_closed_transport(error: RuntimeError) -> StoreUnavailableError:
-    """Returns what it means that uvloop was to write on a connection that had just been reset; asyncio's loop only warns.
-
-    Raises:
-        RuntimeError: the error itself, if it is another one.
-    """
-    if "closed" not in str(error):
-        raise error
-    return StoreUnavailableError("Redis cannot be reached", retry_after=1.0)
 
 
 class RedisConnection:
@@ -112,6 +46,7 @@ class RedisConnection:
 
     def __init__(self, url: str, *, patience: float, block: float = 1.0) -> None:
         self.clock = PeerClock()
+        self.streams = Streams(self)
         self.patience = patience
         self._block = block
         self._closed = False
@@ -141,7 +76,7 @@ class RedisConnection:
         """Returns once Redis answers; says what it waits for.
 
         Raises:
-            RuntimeError: Redis refuses the credentials or is too old; waiting would not help.
+            StoreUnfitError: Redis refuses the credentials or is too old; waiting would not help.
         """
         announced = False
         while True:
@@ -160,15 +95,15 @@ class RedisConnection:
 
         Raises:
             StoreUnavailableError: Redis is away.
-            RuntimeError: Redis is too old or refuses the credentials.
+            StoreUnfitError: Redis is too old or refuses the credentials.
         """
         try:
             info = await self._once(lambda: self._commands.info("server"))
         except AuthenticationError as error:
-            raise RuntimeError("redis refuses the user name or password") from error
+            raise StoreUnfitError("redis refuses the user name or password") from error
         version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
         if version < OLDEST_VERSION:
-            raise RuntimeError(f"redis is {info['redis_version']}; 6.2 or newer is needed")
+            raise StoreUnfitError(f"redis is {info['redis_version']}; 6.2 or newer is needed")
         await self.read_clock()
         # While Redis loads its file it answers all the others, but not this one.
         await self._once(lambda: self._commands.exists("tokenrelay:nothing"))
@@ -258,15 +193,14 @@ class RedisConnection:
         once = once or self._once
         patience = self.patience if patience is None else patience
         give_up_at = time.monotonic() + (0 if self._closed else patience)
-        backoff = FIRST_BACKOFF
+        backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
         while True:
             try:
                 return await once(call)
             except StoreUnavailableError:
-                if time.monotonic() + backoff > give_up_at:
+                if time.monotonic() + (delay := backoff.next_delay()) > give_up_at:
                     raise
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, LONGEST_BACKOFF)
+            await asyncio.sleep(delay)
 
     async def _once(self, call: Callable[[], Awaitable[Any]], timeout: float = COMMAND_TIMEOUT) -> Any:
         """Calls once, as soon as there is a slot."""
@@ -292,206 +226,21 @@ class RedisConnection:
         except PipeClosedError as error:
             raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0) from error
         except RuntimeError as error:
-            raise _of_closed_transport(error) from error
+            raise of_closed_transport(error) from error
         except RedisError as error:
             if isinstance(error, ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                raise NoSuchGroupError from error
+                raise NoSuchGroupError("a queue is missing", retry_after=1.0) from error
             if is_transient(error):
                 raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0) from error
             raise
 
-    async def ensure_group(self, stream: str, group: str) -> None:
-        """Creates a stream's consumer group at its beginning, so that no entry is passed over, unless it is there.
-
-        Raises:
-            StoreFullError: it is not there, and Redis is out of memory.
-        """
-        if await self._group(stream, group) is not None:
-            return  # when Redis is out of memory it would refuse even to say so
-        try:
-            await self._retried(lambda: self._commands.xgroup_create(stream, group, id="0", mkstream=True))
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
-
-    async def _group(self, stream: str, group: str) -> Mapping[str, Any] | None:
-        try:
-            groups = await self._retried(lambda: self._commands.xinfo_groups(stream))
-        except ResponseError:
-            return None  # there is no such stream
-        return next((found for found in groups if found["name"] == group.encode()), None)
-
-    async def read_group(
-        self, group: str, consumer: str, streams: Sequence[str], count: int, *, block: bool
-    ) -> list[tuple[str, str, Mapping[bytes, bytes]]]:
-        """Reads entries that no consumer has, from the first stream first.
-
-        Returns:
-            (stream, entry id, fields) in reading order; empty if none came before Redis stopped blocking.
-
-        Raises:
-            NoSuchGroupError: a stream or its group has vanished.
-            StoreUnavailableError: Redis is away. Entries may have been handed to the consumer all the same.
-        """
-        blocking = ("BLOCK", round(self._block * 1000)) if block else ()
-        command = ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *blocking)
-        reply = await self._now(
-            lambda: self._blocking.call(*command, "STREAMS", *streams, *(">" for _ in streams)), self._block + BLOCK_MARGIN
-        )
-        return [
-            (stream.decode(), entry.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
-            for stream, entries in (reply or {}).items()
-            for entry, fields in entries
-        ]
-
-    async def range(self, stream: str, after: str, count: int) -> list[tuple[str, Mapping[bytes, bytes]]]:
-        """Reads entries of a stream after an entry id."""
-        reply = await self._retried(lambda: self._commands.xrange(stream, min=f"({after}", count=count))
-        return [(entry.decode(), fields) for entry, fields in reply]
-
-    async def first_unread(self, stream: str, group: str) -> str | None:
-        """Returns the id of a stream's first entry that no consumer of a group has read; None if there is none."""
-        found = await self._group(stream, group)
-        unread = await self.range(stream, found["last-delivered-id"].decode(), 1) if found else []
-        return unread[0][0] if unread else None
-
-    async def consumers(self, stream: str, group: str) -> list[tuple[str, int]]:
-        """Returns a group's consumers, each with how many entries hang on it; empty if there is no such group."""
-        try:
-            found = await self._retried(lambda: self._commands.xinfo_consumers(stream, group))
-        except (ResponseError, NoSuchGroupError):
-            return []
-        return [(consumer["name"].decode(), consumer["pending"]) for consumer in found]
-
-    async def pending(self, stream: str, group: str, consumer: str, idle_ms: int) -> list[tuple[str, Mapping[bytes, bytes]]]:
-        """Returns entries that hang on a consumer for some time, without those whose content is gone."""
-        entries: list[tuple[str, Mapping[bytes, bytes]]] = []
-        begin = "-"
-        while True:
-            page = await self._retried(partial(self._pending_page, stream, group, consumer, idle_ms, begin))
-            names = [one["message_id"] for one in page]
-            found = await self._retried(partial(self._entries, stream, names))
-            entries += [(entry.decode(), fields) for (entry, fields) in chain.from_iterable(found)]
-            if len(page) < PENDING_PAGE:
-                return entries
-            begin = f"({names[-1].decode()}"
-
-    async def _pending_page(self, stream: str, group: str, consumer: str, idle_ms: int, begin: str) -> Any:
-        return await self._commands.xpending_range(
-            stream, group, min=begin, max="+", count=PENDING_PAGE, consumername=consumer, idle=idle_ms
-        )
-
-    async def _entries(self, stream: str, names: Sequence[bytes]) -> list[Any]:
-        async with self._commands.pipeline(transaction=False) as pipeline:
-            for name in names:
-                pipeline.xrange(stream, name, name)
-            found: list[Any] = await pipeline.execute()
-            return found
-
-    async def newer(self, positions: Mapping[str, str]) -> set[str]:
-        """Returns which of some streams have entries after a position."""
-        reply = await self._retried(lambda: self._commands.xread(cast("dict[Any, Any]", positions), count=1))
-        found = reply.keys() if isinstance(reply, dict) else [stream for stream, _ in reply or []]
-        return {stream.decode() for stream in found}
-
-    async def subscribe(self, channel: str) -> AsyncIterator[list[bytes] | None]:
+    def subscribe(self, channel: str) -> AsyncIterator[list[bytes] | None]:
         """Yields a channel's messages as they come, and None whenever some may be lost: at the start and after a reconnect."""
-        backoff = FIRST_BACKOFF
-        while True:
-            try:
-                async for messages in self._messages(channel):
-                    backoff = FIRST_BACKOFF
-                    yield messages
-            except StoreUnavailableError as error:
-                log.debug("subscription broken", reason=error.message)
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, LONGEST_BACKOFF)
+        return subscription.messages(self._open_for_pushes, channel)
 
-    async def _messages(self, channel: str) -> AsyncIterator[list[bytes] | None]:
-        """Yields one connection's messages until it ends, first None once it is subscribed.
-
-        Raises:
-            StoreUnavailableError: there is no connection, or not even a ping was answered.
-            RedisError: Redis refuses the subscription.
-        """
-        inbox = Inbox()
-        pipe = await self._now(lambda: self._open_pipe(inbox.put), COMMAND_TIMEOUT)
-        try:
-            pipe.send("SUBSCRIBE", channel)
-            while True:
-                messages = await inbox.take(PING_INTERVAL)
-                if pipe.closed:
-                    break
-                if inbox.subscribed:
-                    inbox.subscribed = False
-                    yield None
-                if messages:
-                    yield messages
-                elif time.monotonic() - pipe.heard > SILENCE:
-                    raise StoreUnavailableError("Redis does not answer pings")
-                else:
-                    pipe.call("PING")
-            if isinstance(pipe.refusal, RedisError) and not is_transient(pipe.refusal):
-                raise pipe.refusal
-        except PipeClosedError as error:
-            raise StoreUnavailableError("Redis cannot be reached") from error
-        finally:
-            pipe.close()
-
-
-class Inbox:
-    """What has come on a channel and was not yet taken."""
-
-    def __init__(self) -> None:
-        self.subscribed = False
-        self._messages: list[bytes] = []
-        self._come = asyncio.Event()
-
-    def put(self, push: list[Any] | None) -> None:
-        """Takes what Redis has pushed: that we are subscribed, or a message; None: nothing comes any more."""
-        if push is not None and push[0] == b"message":
-            self._messages.append(push[2])
-        elif push is not None and push[0] == b"subscribe":
-            self.subscribed = True
-        self._come.set()
-
-    async def take(self, timeout: float) -> list[bytes]:
-        """Returns what has come as soon as there is something; nothing after some seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._come.wait()
-        self._come.clear()
-        messages, self._messages = self._messages, []
-        return messages
-
-
-class ThreadConnection:
-    """Runs scripts from a thread of its own, whatever the event loop does."""
-
-    def __init__(self, url: str) -> None:
-        self._redis = redis.Redis.from_url(
-            url,
-            retry=redis.retry.Retry(NoBackoff(), 0),
-            socket_timeout=THREAD_TIMEOUT,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-        )
-
-    def run(self, script: Script, prefix: str, arguments: Sequence[Any]) -> None:
-        """Runs a script once.
-
-        Raises:
-            StoreUnavailableError: Redis is away. The script may have run.
-        """
-        try:
-            try:
-                self._redis.evalsha(script.digest, 1, prefix, *arguments)
-            except NoScriptError:
-                self._redis.eval(script.source, 1, prefix, *arguments)
-        except RedisError as error:
-            raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0) from error
-
-    def close(self) -> None:
-        self._redis.close()
+    async def _open_for_pushes(self, on_push: Callable[[list[Any] | None], None]) -> RedisPipe:
+        pipe: RedisPipe = await self._now(lambda: self._open_pipe(on_push), COMMAND_TIMEOUT)
+        return pipe
 
 
 async def _all(sent: Sequence["asyncio.Future[Any]"]) -> list[Any]:
