@@ -1,6 +1,11 @@
-"""Errors to google.rpc.Status and back; the only such table."""
+"""Errors to google.rpc.Status and back; the only such table.
 
-from collections.abc import Iterator
+A status travels in metadata twice: its message as grpc-message, percent-encoded, and all of it as
+grpc-status-details-bin, in base64. gRPC drops metadata above 8 KiB at random and above 16 KiB always, and the caller is
+then told RESOURCE_EXHAUSTED instead of the error. So a status is shortened here until both fit.
+"""
+
+from collections.abc import Iterator, Sequence
 
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
@@ -8,24 +13,74 @@ from google.rpc import error_details_pb2, status_pb2
 from tokenrelay import errors
 from tokenrelay.errors import FieldViolation, TokenrelayError
 
+# All in bytes as they travel. The first leaves room in 8 KiB for the other trailers; a status with a message, a field and
+# a description at their limits fits into it.
+STATUS_BYTES = 7_000
+MESSAGE_BYTES = 2_400
+FIELD_BYTES = 256
+DESCRIPTION_BYTES = 512
+ELLIPSIS = "…"
+
 
 def to_status(error: TokenrelayError) -> status_pb2.Status:
-    """Returns the status of an error, with ErrorInfo and, where it helps, BadRequest or RetryInfo."""
-    status = status_pb2.Status(code=error.code, message=error.message)
-    for detail in _details(error):
+    """Returns the status of an error, with ErrorInfo and, where it helps, BadRequest or RetryInfo.
+
+    Texts that are too long end in an ellipsis, and the last violations are left out until it fits into gRPC's metadata.
+    """
+    text = shortened(error.message, MESSAGE_BYTES)
+    violations = [
+        error_details_pb2.BadRequest.FieldViolation(
+            field=shortened(violation.field, FIELD_BYTES), description=shortened(violation.description, DESCRIPTION_BYTES)
+        )
+        for violation in error.violations
+    ]
+    status = _build(error, text, violations)
+    while metadata_bytes(status) > STATUS_BYTES and len(violations) > 1:
+        violations.pop()
+        status = _build(error, text, violations)
+    return status
+
+
+def shortened(text: str, most: int) -> str:
+    """Returns a text of which at most so many bytes remain once it is percent-encoded."""
+    if _encoded_bytes(text) <= most:
+        return text
+    room = most - _encoded_bytes(ELLIPSIS)
+    for end, character in enumerate(text):
+        room -= _encoded_bytes(character)
+        if room < 0:
+            return text[:end] + ELLIPSIS
+    return text
+
+
+def metadata_bytes(status: status_pb2.Status) -> int:
+    """Returns how many bytes of metadata a status takes."""
+    base64 = (int(status.ByteSize()) + 2) // 3 * 4
+    return _encoded_bytes(status.message) + base64
+
+
+def _encoded_bytes(text: str) -> int:
+    """Returns a text's size as grpc-message: printable ASCII as it is, any other byte as %XX."""
+    raw = text.encode("utf-8", "replace")
+    return sum(1 if 0x20 <= byte <= 0x7E and byte != ord("%") else 3 for byte in raw)
+
+
+def _build(
+    error: TokenrelayError, text: str, violations: Sequence[error_details_pb2.BadRequest.FieldViolation]
+) -> status_pb2.Status:
+    status = status_pb2.Status(code=error.code, message=text)
+    for detail in _details(error, violations):
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
 
 
-def _details(error: TokenrelayError) -> Iterator[message.Message]:
+def _details(
+    error: TokenrelayError, violations: Sequence[error_details_pb2.BadRequest.FieldViolation]
+) -> Iterator[message.Message]:
     yield error_details_pb2.ErrorInfo(reason=error.reason, domain=errors.DOMAIN)
-    if error.violations:
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
-            for violation in error.violations
-        ]
+    if violations:
         yield error_details_pb2.BadRequest(field_violations=violations)
     if error.retry_after is not None:
         delay = duration_pb2.Duration()

@@ -3,7 +3,7 @@ from google.rpc import code_pb2, status_pb2
 
 from tokenrelay import errors
 from tokenrelay.errors import FieldViolation, TokenrelayError
-from tokenrelay.status import _subclasses, from_status, to_status
+from tokenrelay.status import STATUS_BYTES, _subclasses, from_status, metadata_bytes, shortened, to_status
 
 
 @pytest.mark.parametrize("kind", list(_subclasses(TokenrelayError)), ids=lambda kind: kind.__name__)
@@ -27,3 +27,34 @@ def test_reasons_and_codes_tell_all_errors_apart() -> None:
 
 def test_an_internal_error_says_nothing_but_where_to_look() -> None:
     assert errors.InternalError.logged_as("abc").message == "internal error; the server's log has it under error_id abc"
+
+
+def hostile_errors() -> list[TokenrelayError]:
+    """Returns errors whose texts are far too long, in each way in which they become longer on the wire."""
+    texts = ("a" * 50_000, "%" * 50_000, "\N{GRINNING FACE}" * 10_000, "é" * 30_000, "\x00" * 10_000, "")
+    made: list[TokenrelayError] = [errors.InvalidRequestError(text) for text in texts]
+    made += [errors.InvalidRequestError.of_field("spec.chat", text) for text in texts]
+    made += [errors.InvalidRequestError.of_field(text, "is bad") for text in texts]
+    for text in texts:
+        some = [FieldViolation(f"spec.messages[{number}].role", text[:64]) for number in range(100)]
+        made.append(
+            errors.QueueFullError(
+                "; ".join(f"{one.field}: {one.description}" for one in some), retry_after=1.0, violations=some
+            )
+        )
+    return made
+
+
+@pytest.mark.parametrize("error", hostile_errors(), ids=lambda error: ascii(str(error)[:8]))
+def test_a_status_fits_into_grpc_s_metadata_and_stays_what_it_is(error: TokenrelayError) -> None:
+    status = to_status(error)
+    assert metadata_bytes(status) <= STATUS_BYTES < 8192
+    got = from_status(status)
+    assert (type(got), got.retry_after) == (type(error), error.retry_after)
+    assert bool(got.violations) is bool(error.violations)
+
+
+def test_a_short_status_is_left_as_it_is() -> None:
+    assert to_status(errors.InvalidRequestError("répété: 100 %")).message == "répété: 100 %"
+    assert shortened("aé", 7) == "aé"
+    assert shortened("aéé", 12) == "a…"
