@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from gateway import memory
 from gateway.core.admission import Admission
+from gateway.core.bounds import Limits
 from gateway.core.directory import ModelDirectory
 from gateway.core.readers import Readers
-from gateway.core.validation import Limits
 from gateway.grpc.generation_servicer import GenerationServicer
 from gateway.grpc.model_servicer import ModelServicer
 from gateway.settings import GatewaySettings
@@ -66,7 +66,12 @@ class GatewayApplication:
         admission = Admission(
             directory=self._directory,
             clock=self._store.connection.clock,
-            limits=Limits(settings.max_choices, settings.max_time_seconds),
+            limits=Limits(
+                max_choices=settings.max_choices,
+                max_time_seconds=settings.max_time_seconds,
+                max_structure_bytes=settings.max_structure_bytes,
+                longest_token_characters=settings.longest_token_characters,
+            ),
             shards=settings.shards,
             grace_ms=round(settings.disconnect_grace_seconds * 1000),
         )

@@ -19,3 +19,9 @@ class GatewaySettings(StoreSettings, ServerSettings):
     call_patience_seconds: Seconds = Field(5.0, description="how long a new call waits for Redis before it is refused")
     max_choices: Count = Field(16, description="the largest n")
     max_time_seconds: Seconds = Field(86_400.0, description="the longest queue_timeout and time_limit")
+    max_structure_bytes: Count = Field(
+        64 * 1024, description="the largest schema, grammar, regular expression or list of choices of a request, in bytes"
+    )
+    longest_token_characters: Count = Field(
+        256, description="characters of the longest token; texts with more than these for each token of the context are refused"
+    )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from google.protobuf import duration_pb2
 
 from gateway.core import validation
+from gateway.core.bounds import Limits
 from gateway.core.directory import ModelDirectory
-from gateway.core.validation import GenerationRequest, Limits
+from gateway.core.validation import GenerationRequest
 from tokenrelay import calls, telemetry
 from tokenrelay.clock import PeerClock
 from tokenrelay.errors import GenerationExpiredError, StoreUnavailableError

@@ -67,7 +67,7 @@ WRONG = [
     ("empty regex", {"spec": spec(regex="")}, P + "regex: is empty"),
     ("empty choice", {"spec": spec(choice=g.Choices())}, P + "choice.texts: needs at least one text"),
     ("json_object false", {"spec": spec(json_object=False)}, P + "json_object: must be true or unset"),
-    ("white space without a structure", {"spec": spec(disable_any_whitespace=True)}, P + "disable_any_whitespace: is about structured output"),
+    ("white space without a structure", {"spec": spec(disable_any_whitespace=True)}, P + "disable_any_whitespace: is only allowed together with a structured_output option"),
     ("negative queue_timeout", {"spec": spec(), "queue_timeout": seconds(-1)}, "queue_timeout: is -1 s; must be from 0.001 to 86400 s"),
     ("time_limit 0", {"spec": spec(), "time_limit": seconds(0)}, "time_limit: is 0 s; must be from 0.001 to 86400 s"),
     ("unknown policy", {"spec": spec(), "on_disconnect": 9}, "on_disconnect: 9 is not a DisconnectPolicy"),
