@@ -78,5 +78,6 @@ def _packages() -> dict[str, str]:
 
 def _redis() -> dict[str, str]:
     for executable in redis_server.executables().values():
-        return {"redis-server": ".".join(map(str, redis_server.version(executable)))}
+        version = redis_server.version(executable)
+        return {version.product: ".".join(map(str, version.numbers))}
     return {}

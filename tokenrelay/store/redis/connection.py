@@ -33,7 +33,7 @@ COMMAND_TIMEOUT = 10.0  # seconds; a slow fsync is waited for, a half-open conne
 CONNECT_TIMEOUT = 2.0  # seconds
 MOST_COMMANDS = 64  # under way at a time, each on a connection of its own; more wait here
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 0.5  # seconds between tries
-OLDEST_VERSION = (6, 2)
+OLDEST_VERSION = (7, 0)
 
 
 class RedisConnection:
@@ -103,7 +103,7 @@ class RedisConnection:
             raise StoreUnfitError("redis refuses the user name or password") from error
         version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
         if version < OLDEST_VERSION:
-            raise StoreUnfitError(f"redis is {info['redis_version']}; 6.2 or newer is needed")
+            raise StoreUnfitError(f"redis is {info['redis_version']}; 7.0 or newer is needed")
         await self.read_clock()
         # While Redis loads its file it answers all the others, but not this one.
         await self._once(lambda: self._commands.exists("tokenrelay:nothing"))
