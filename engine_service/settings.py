@@ -34,6 +34,7 @@ class EngineSettings(ServerSettings):
     simulated_step_ms: NonNegative = Field(10.0, description="simulated: milliseconds a token; 0: as fast as it goes")
     simulated_prefill_tokens_per_second: NonNegative = Field(50_000.0, description="simulated: prompt speed; 0: unlimited")
     simulated_multi_byte: bool = Field(True, description="simulated: characters whose bytes are split over two tokens")
+    simulated_version: str = Field("1", min_length=1, description="simulated: its version, which is part of its fingerprint")
 
     @property
     def served_name(self) -> str:

@@ -22,7 +22,6 @@ from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
-VERSION = "1"
 FAULT = re.compile(r"!(crash|hang) (\d+)")
 UNSUPPORTED = ("logprobs", "prompt_logprobs", "structured_output")
 
@@ -70,10 +69,10 @@ class SimulatedEngine:
         return engine_service_pb2.DescribeEngineResponse(
             model=settings.served_name,
             engine="simulated",
-            engine_version=VERSION,
+            engine_version=settings.simulated_version,
             max_model_len=settings.simulated_max_model_len,
             vocabulary_size=VOCABULARY_SIZE,
-            fingerprint=f"simulated-{VERSION}-{'multi-byte' if settings.simulated_multi_byte else 'ascii'}",
+            fingerprint=f"simulated-{settings.simulated_version}-{'multi-byte' if settings.simulated_multi_byte else 'ascii'}",
             slots=settings.simulated_slots,
         )
 
