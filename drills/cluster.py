@@ -108,8 +108,10 @@ class Member:
         await self._ended.wait()
         return True
 
-    async def terminate(self) -> None:
-        """SIGTERM; returns once it has ended by itself."""
+    async def terminate(self, *, hold: bool = False) -> None:
+        """SIGTERM; returns once it has ended by itself. Held, it is not started again before release."""
+        if hold:
+            self._may_run.clear()
         if self.signal(signal.SIGTERM):
             await self._ended.wait()
 
@@ -129,6 +131,9 @@ class Member:
 class Cluster:
     """All processes of a stack, in a folder and on ports of its own.
 
+    Attributes:
+        primary: which member is the Redis that takes writes.
+
     Args:
         settings: as for `make up`; STATE and PORT are the cluster's own.
         common: variables for all of our own processes.
@@ -147,6 +152,7 @@ class Cluster:
         self.settings = StackSettings(**{"state": folder, "port": free_ports(), **settings})  # type: ignore[arg-type]
         self.history = history
         self.members: dict[str, Member] = {}
+        self.primary = "redis"
         for process in plan.processes(self.settings):
             if process.name == "traces":
                 continue
@@ -165,7 +171,14 @@ class Cluster:
 
     @property
     def redis_port(self) -> int:
-        return self.members["redis"].process.ports[0]
+        """Where the Redis listens that takes writes, past all proxies."""
+        return self.members[self.primary].process.ports[0]
+
+    def add(self, process: plan.Process, changes: Changes | None = None) -> Member:
+        """Starts a process that no stack of `make up` has; returns it."""
+        member = self.members[process.name] = Member(process, changes or Changes(), self.folder, self.history)
+        member.start()
+        return member
 
     def metrics_port(self, name: str) -> int:
         return self.members[name].process.ports[-1]

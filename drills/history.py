@@ -19,6 +19,8 @@ and the harness writes
 - `exit`, when a process ends: `process`, `pid`, `status`, `wanted` (the harness ended it)
 - `serving`, when a killed Redis answers again: `target`, `died_at`
 - `survived`, what was on its disk then, read from a copy: `died_at`, `logs` (id to last sequence and whether it is terminal)
+- `promoted`, when another Redis takes the writes: `target`, `since` and `until` (between these the former one may have
+  taken writes that are lost), `logs` (as in `survived`; where each generation stood before anybody reached the new one)
 - `log`, at the end, for each generation: `id`, `state`, `key_hash`, `entries` (sequence, epoch, tokens), `text`, `terminals`
   (how many terminal records), `attempts` (claimed at, last append at, log's sequence at its end; in µs), `claimed_us`,
   `engine_called` (by the last attempt), `digest`, `reason`

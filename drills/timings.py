@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from drills.history import Event
 
@@ -26,6 +27,60 @@ class Durations:
             return "none"
         p50, p99, most = (self.percentile(share) for share in (0.5, 0.99, 1.0))
         return f"p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s, of {len(self.seconds)}"
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A time without a Redis that takes writes, on the machine's clock.
+
+    Attributes:
+        fault: what began it.
+        until: when the next fault began.
+    """
+
+    fault: str
+    died_at: float
+    back_at: float
+    until: float
+
+    @property
+    def seconds(self) -> float:
+        return self.back_at - self.died_at
+
+
+def outages(events: Sequence[Event]) -> list[Outage]:
+    """Returns the outages of Redis in their order."""
+    faults = [(event["at"], event["fault"]) for event in events if event["kind"] == "fault"]
+    found = []
+    for died_at, back_at in _outages(events):
+        number = bisect_right(faults, (died_at, "~")) - 1
+        until = faults[number + 1][0] if number + 1 < len(faults) else math.inf
+        found.append(Outage(faults[number][1], died_at, back_at, until))
+    return found
+
+
+def standstills(events: Sequence[Event], outage: Outage, within: float) -> Durations:
+    """Returns how long each stream that was open when Redis was back, or soon after, stood still from then on.
+
+    Whatever its reader sees counts as progress, an error too.
+
+    Args:
+        within: seconds after the return in which a standstill may begin.
+    """
+    # Who asks for a whole answer sees nothing before its end.
+    whole = {event["call"] for event in events if event["kind"] == "call" and event["method"] == "Generate"}
+    progress: dict[int, list[float]] = defaultdict(list)
+    for event in events:
+        if "call" in event and event["call"] not in whole:
+            progress[event["call"]].append(event["at"])
+    found = []
+    for times in progress.values():
+        first = max(0, bisect_right(times, outage.back_at) - 1)
+        last = bisect_right(times, min(outage.back_at + within, outage.until))
+        waits = [after - max(before, outage.back_at) for before, after in pairwise(times[first : last + 1])]
+        if waits and times[-1] > outage.back_at:
+            found.append(max(waits))
+    return Durations(tuple(found))
 
 
 def takeovers(events: Sequence[Event], kind: str) -> Durations:

@@ -33,7 +33,7 @@ def terminal(history: History) -> Iterator[Violation]:
         elif followed and call.events[-1]["kind"] not in ("finished", "failed"):
             yield Violation("terminal", f"call {call.number}", f"after its end came a {call.events[-1]['kind']}")
         for failure in call.of("failed"):
-            if failure["reason"] not in history.drill["allowed"]:
+            if not history.may_be_told(call, failure):
                 told = f"{failure['reason']}: {failure.get('message')}"
                 yield Violation("terminal", f"call {call.number}", f"its user got an error: {told}")
 
@@ -46,9 +46,11 @@ def _unexpected_end(history: History, entry: Event) -> str | None:
     calls = history.calls_of[entry["id"]]
     if state == "CANCELLED" and any(left["why"] == "cancelled" for call in calls for left in call.of("left")):
         return None
-    failed = [failure for call in calls for failure in call.of("failed")]
-    if failed and all(failure["reason"] in history.drill["allowed"] for failure in failed):
+    failed = [(call, failure) for call in calls for failure in call.of("failed")]
+    if failed and all(history.may_be_told(*one) for one in failed):
         return None
+    if state == "CANCELLED" and history.is_lost(entry["id"]):
+        return None  # who had seen its end, or was told of the loss, reads it no more
     return f"it ended {state}: {entry['reason']}"
 
 

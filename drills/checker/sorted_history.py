@@ -5,10 +5,13 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from drills.history import Event
 from engine_service.engines.simulated.simulation import expected_tokens, text_of
 from tokenrelay.v1 import generation_pb2 as g
+
+DELIVERY_SECONDS = 1.0  # what a former primary had at its end may be that long on its way to a reader
 
 
 @dataclass
@@ -24,6 +27,12 @@ class Call:
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event["kind"] == kind]
+
+    @property
+    def last_sequence(self) -> int:
+        """How far it has read."""
+        begin = int(self.asked.get("after", 0))
+        return max((event["sequence"] for event in self.events if "sequence" in event), default=begin)
 
     @property
     def ids(self) -> set[str]:
@@ -75,11 +84,35 @@ class History:
             self._expected[wanted] = Expectation(tokens, text_of(tokens))
         return self._expected[wanted]
 
+    def was_lost(self, call: Call) -> bool:
+        """Tells whether a call has seen what a new primary of Redis lacked: tokens, an end, or the generation itself.
+
+        Replication is asynchronous, so that the newest writes of the former primary may be gone.
+        """
+        return any(_saw_more(call, promoted) for promoted in self.others["promoted"])
+
+    def is_lost(self, generation_id: str) -> bool:
+        """Tells whether a new primary lacked something of a generation that somebody had seen."""
+        return any(map(self.was_lost, self.calls_of[generation_id]))
+
+    def may_be_told(self, call: Call, failure: Event) -> bool:
+        """Tells whether an error may reach a user.
+
+        That is so if the drill says it, or if the call was told that data is lost, and it was.
+        """
+        if failure["reason"] in self.drill["allowed"]:
+            return True
+        if failure["reason"] == "GENERATION_NOT_FOUND":
+            return any(_knew_of(call, promoted) - set(promoted["logs"]) for promoted in self.others["promoted"])
+        return failure["reason"] == "LOG_LOST" and self.was_lost(call)
+
     def may_be_forgotten(self, generation_id: str) -> bool:
         """Tells whether Redis need not know of a generation any more: it was lost on purpose, or dropped after its end."""
         calls = self.calls_of[generation_id]
         begun = min(call.asked["at"] for call in calls)
         if any(begun < fault["at"] for fault in self.others["fault"] if fault["fault"] == "FLUSHALL"):
+            return True
+        if any(generation_id not in one["logs"] and begun < one["until"] for one in self.others["promoted"]):
             return True
         return bool(self.drill.get("drops_finished")) and any(call.of("finished") + call.of("left") for call in calls)
 
@@ -89,6 +122,26 @@ class History:
             if "prompt" in call.asked:
                 return call.asked
         return None
+
+
+def _knew_of(call: Call, promoted: Event) -> set[str]:
+    """Returns the generations that a call knew of when the former primary took its last write."""
+    named = {event["id"] for event in call.events if event.get("id") and event["at"] < promoted["until"] + DELIVERY_SECONDS}
+    is_attach = "id" in call.asked and call.asked["at"] < promoted["until"] + DELIVERY_SECONDS
+    return named | ({call.asked["id"]} if is_attach else set())
+
+
+def _saw_more(call: Call, promoted: Event) -> bool:
+    logs: dict[str, Sequence[Any]] = promoted["logs"]
+    seen = [event for event in call.events if event["at"] < promoted["until"] + DELIVERY_SECONDS]
+    for name in _knew_of(call, promoted):
+        if name not in logs:
+            return True
+        last, is_terminal = logs[name]
+        position = max((event["sequence"] for event in seen if "sequence" in event), default=call.asked.get("after", 0))
+        if position > last or (not is_terminal and any(event["kind"] == "finished" for event in seen)):
+            return True
+    return False
 
 
 def logged_tokens(entry: Event) -> list[int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from drills.checker.sorted_history import History, difference, digest, logged_tokens, received_tokens
+from drills.checker.sorted_history import Call, History, difference, digest, logged_tokens, received_tokens
 from drills.checker.violation import Violation
 
 
@@ -31,6 +31,10 @@ def agreement(history: History) -> Iterator[Violation]:
             continue
         logged = logged_tokens(entry)
         for call in calls:
+            if call.last_sequence > len(logged) and history.was_lost(call):
+                # A new primary lacked the log's end, and nobody wanted it to grow that far again.
+                yield from _unlike_what_it_should_be(history, call)
+                continue
             for event in call.of("delta"):
                 begins = event["sequence"] - len(event["tokens"])
                 if event["tokens"] != logged[begins : event["sequence"]]:
@@ -57,15 +61,20 @@ def agreement(history: History) -> Iterator[Violation]:
 def faithful_if_forgotten(history: History) -> Iterator[Violation]:
     """What Redis has no log of any more is checked by what its readers got."""
     for name, calls in history.calls_of.items():
-        asked = history.begun_by(name)
-        if name in history.logs or asked is None:
-            continue
-        for call in calls:
-            expected, got = history.expectation(asked).tokens, received_tokens(call)
-            first = call.asked.get("after", 0)
-            wanted = expected[first:] if call.of("finished") else expected[first : first + len(got)]
-            if got != wanted:
-                yield Violation("faithful", f"call {call.number}", f"it got {len(got)} tokens that are not what they should be")
+        if name not in history.logs:
+            for call in calls:
+                yield from _unlike_what_it_should_be(history, call)
+
+
+def _unlike_what_it_should_be(history: History, call: Call) -> Iterator[Violation]:
+    asked = next(filter(None, map(history.begun_by, call.ids)), None)
+    if asked is None:
+        return
+    expected, got = history.expectation(asked).tokens, received_tokens(call)
+    first = call.asked.get("after", 0)
+    wanted = expected[first:] if call.of("finished") else expected[first : first + len(got)]
+    if got != wanted:
+        yield Violation("faithful", f"call {call.number}", f"it got {len(got)} tokens that are not what they should be")
 
 
 def isolated(history: History) -> Iterator[Violation]:

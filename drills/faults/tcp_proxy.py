@@ -47,6 +47,11 @@ class TcpProxy:
             self._server.close()
             self._server = None
 
+    def retarget(self, port: int) -> None:
+        """Has new connections go elsewhere. Open ones stay where they are, as with a name or a virtual address that moves."""
+        host, _ = self._target
+        self._target = (host, port)
+
     def reset_all(self) -> None:
         """Resets every open connection, on both sides."""
         for connection in list(self._connections):
