@@ -13,13 +13,14 @@ from engine_service.engines import Engine, EngineRequest, Measured, Tokens
 from engine_service.engines.simulated.engine import SimulatedEngine
 from engine_service.servicer import EngineServicer
 from engine_service.settings import EngineSettings
-from tokenrelay import grpc_server, telemetry
+from tokenrelay import telemetry
 from tokenrelay.engine.v1 import engine_service_pb2_grpc
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.http_endpoint import HttpEndpoint
-from tokenrelay.interceptors import CallInterceptor
 from tokenrelay.lifecycle import StartUpError
 from tokenrelay.metrics import CallMetrics, EngineMetrics, LoopMetrics, new_registry
+from tokenrelay.serving import server
+from tokenrelay.serving.chain import Chain
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
@@ -57,11 +58,11 @@ class EngineApplication:
         engine_metrics = EngineMetrics(registry)
         self._servicer = EngineServicer(self._engine, settings.frames_in_flight, tracing, engine_metrics, progress)
         self._resources.callback(watchdog.start(progress, settings.hang_seconds).set)
-        interceptor = CallInterceptor(tracing, CallMetrics(registry), settings)
+        chain = Chain(tracing, CallMetrics(registry), settings)
         for_workers = settings.model_copy(update={"max_message_bytes": WORKER_MESSAGE_BYTES})
-        self._server = grpc_server.build(for_workers, SERVICES, [interceptor])
+        self._server = server.build(for_workers, SERVICES, [chain])
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(self._servicer, self._server.server)
-        await self._server.set_serving(False)
+        self._server.set_serving(False)
         self.port = await self._server.listen(settings.host, settings.port)
         self._resources.push_async_callback(self._server.server.stop, None)
         log.info("listening", host=settings.host, port=self.port, engine=settings.engine, model=settings.served_name)
@@ -78,7 +79,7 @@ class EngineApplication:
         await asyncio.wait_for(_generate_one_token(self._engine), self._settings.warm_up_seconds)
         self._servicer.be_ready(description)
         self._ready = True
-        await self._server.set_serving(True)
+        self._server.set_serving(True)
         log.info("serving", model=description.model, engine=description.engine, fingerprint=description.fingerprint)
 
     def _problem(self) -> str | None:
@@ -87,13 +88,13 @@ class EngineApplication:
     async def run(self) -> None:
         reason = await self._engine.wait_until_dead()
         self._ready = False
-        await self._server.set_serving(False)
+        self._server.set_serving(False)
         raise EngineDeadError(reason)
 
     async def drain(self) -> None:
         """Refuses new generations and lets the open ones end."""
         self._ready = False
-        await self._server.set_serving(False)
+        self._server.set_serving(False)
         try:
             await asyncio.wait_for(self._servicer.drain(), self._settings.drain_seconds)
         except TimeoutError:

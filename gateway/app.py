@@ -15,11 +15,12 @@ from gateway.core.readers import Readers
 from gateway.grpc.generation_servicer import GenerationServicer
 from gateway.grpc.model_servicer import ModelServicer
 from gateway.settings import GatewaySettings
-from tokenrelay import grpc_server, metrics, telemetry
+from tokenrelay import metrics, telemetry
 from tokenrelay.errors import DrainingError
 from tokenrelay.http_endpoint import HttpEndpoint
-from tokenrelay.interceptors import CallInterceptor
 from tokenrelay.lifecycle import StartUpError
+from tokenrelay.serving import server
+from tokenrelay.serving.chain import Chain
 from tokenrelay.store import assembly
 from tokenrelay.store.feed import Feed
 from tokenrelay.store.reaper import Reaper
@@ -77,11 +78,11 @@ class GatewayApplication:
         )
         self._servicer = GenerationServicer(admission, readers, self._store, settings.call_patience_seconds)
 
-        interceptor = CallInterceptor(tracing, metrics.CallMetrics(registry), settings)
-        self._server = grpc_server.build(settings, SERVICES, [interceptor])
+        chain = Chain(tracing, metrics.CallMetrics(registry), settings)
+        self._server = server.build(settings, SERVICES, [chain])
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
-        await self._server.set_serving(False)
+        self._server.set_serving(False)
         self.port = await self._server.listen(settings.host, settings.port)
         self._resources.push_async_callback(self._server.server.stop, None)
         log.info("listening", host=settings.host, port=self.port, gateway_id=gateway_id)
@@ -104,7 +105,7 @@ class GatewayApplication:
         except StoreUnfitError as error:
             raise StartUpError(str(error)) from error
         await self._directory.refresh()
-        await self._server.set_serving(self._directory.store_answers)
+        self._server.set_serving(self._directory.store_answers)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -113,14 +114,14 @@ class GatewayApplication:
 
     async def _report_health(self) -> None:
         while True:
-            await self._server.set_serving(self._directory.store_answers and not self._draining)
+            self._server.set_serving(self._directory.store_answers and not self._draining)
             await asyncio.sleep(HEALTH_INTERVAL)
 
     async def drain(self) -> None:
         """Refuses new calls, lets open ones end, and tells those that do not to go to another gateway."""
         self._draining = True
         self._servicer.drain()
-        await self._server.set_serving(False)
+        self._server.set_serving(False)
         # A gRPC server that stops drops calls that arrive at that moment. So it goes on listening as long as somebody reads,
         # and whoever calls is told to go elsewhere.
         with suppress(TimeoutError):

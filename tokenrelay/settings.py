@@ -64,7 +64,18 @@ class ServerSettings(ProcessSettings):
     idle_connection_seconds: Seconds = Field(
         600.0, description="how long a connection without a call is kept; clients connect again by themselves"
     )
+    max_streams_per_connection: Count = Field(
+        1024, description="calls open at a time on one connection; gRPC clients queue more of them until one ends"
+    )
     max_calls: Count = Field(10_000, description="calls open at a time; more are refused with UNAVAILABLE and RetryInfo")
+    max_standard_calls: Count = Field(
+        1000, description="the same for each method of health and reflection, which take no places from other calls"
+    )
+    max_request_bytes: Count = Field(
+        512 * 1024 * 1024,
+        description="bytes of all open calls' requests; more are refused with UNAVAILABLE and RetryInfo",
+    )
+    reflection_seconds: Seconds = Field(60.0, description="how long a reflection stream may stay open")
     request_seconds: Seconds = Field(30.0, description="how long a request may take from a call's first byte to its last")
 
 

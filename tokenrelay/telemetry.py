@@ -92,16 +92,25 @@ def _exporter(settings: ProcessSettings) -> SpanExporter:
     return exporter
 
 
+def joined(traceparent: str, tracestate: str) -> str:
+    """Returns W3C's two headers as the one text that jobs and the engine's requests carry: one line each.
+
+    Without a tracestate it is the traceparent alone.
+    """
+    return f"{traceparent}\n{tracestate}" if traceparent and tracestate else traceparent
+
+
 def traceparent_of(context: Context) -> str:
-    """Returns a context's W3C traceparent; empty if it has none."""
+    """Returns a context as a text that context_of reads; empty if it has no trace."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, context)
-    return carrier.get("traceparent", "")
+    return joined(carrier.get("traceparent", ""), carrier.get("tracestate", ""))
 
 
-def context_of(traceparent_value: str) -> Context:
-    """Returns the context that a W3C traceparent stands for; empty if it is empty or malformed."""
-    return _propagator.extract({"traceparent": traceparent_value}, Context())
+def context_of(text: str) -> Context:
+    """Returns the context that a traceparent stands for, or what `joined` made; empty if it is empty or malformed."""
+    traceparent, _, tracestate = text.partition("\n")
+    return _propagator.extract({"traceparent": traceparent, "tracestate": tracestate}, Context())
 
 
 def child_context(span: Span) -> Context:

@@ -98,7 +98,9 @@ def errors_document() -> str:
 def _tree(kind: type[TokenrelayError]) -> list[type[TokenrelayError]]:
     found: list[type[TokenrelayError]] = []
     for child in kind.__subclasses__():
-        found += [child, *_tree(child)]
+        # Modules refine errors for themselves; a client sees those of tokenrelay.errors.
+        if child.__module__ == errors.__name__:
+            found += [child, *_tree(child)]
     return found
 
 

@@ -32,7 +32,8 @@ from tests.integration.test_calls import read, reason, started
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Running, Stack
 from tests.support.waiting import eventually
-from tokenrelay import grpc_server
+from tokenrelay.serving import server as grpc_server
+from tokenrelay.serving.exchange import ClientGoneError
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
 
@@ -68,7 +69,9 @@ async def test_a_call_that_ends_without_a_whole_message_is_answered(served: Serv
     [
         b"/grpc.health.v1.Health/Check",
         b"/grpc.health.v1.Health/Watch",
+        b"/grpc.health.v1.Health/List",
         b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     ],
 )
 async def test_garbage_to_the_standard_services_is_refused_without_python_text(served: Served, path: bytes) -> None:
@@ -150,7 +153,7 @@ async def test_a_write_that_finds_its_connection_gone_is_no_failure_of_ours(
 
     async def fail(*_: object) -> None:
         written.set()
-        raise grpc_server.ClientGoneError("execute_batch")
+        raise ClientGoneError("execute_batch")
 
     monkeypatch.setattr(generation_servicer, "_send_metadata", fail)
     with structlog.testing.capture_logs() as lines:
@@ -194,7 +197,7 @@ async def test_calls_beyond_the_limit_are_told_to_come_back(served: Served) -> N
         await stub.Generate(s.GenerateRequest(spec=spec()))
     error = caught.value
     assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
-    assert error.details() == "2 calls are open here; at most 2 may be"
+    assert error.details() == "too many open calls (limit 2)"
     status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
     retry = error_details_pb2.RetryInfo()
     assert any(detail.Unpack(retry) for detail in status.details)

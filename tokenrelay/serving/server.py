@@ -1,4 +1,4 @@
-"""How our gRPC servers are built: limits, health, reflection, and a clear word when the port is taken."""
+"""How our gRPC servers are built: limits, health, reflection, and a clear error when the port is taken."""
 
 import asyncio
 import logging
@@ -10,15 +10,17 @@ from typing import Any
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave out what is private
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tokenrelay import addresses
 from tokenrelay.lifecycle import StartUpError
+from tokenrelay.serving import reflection
+from tokenrelay.serving.health_servicer import HealthServicer
 from tokenrelay.settings import ServerSettings
 
 # gRPC's own limit stands above ours, so that most oversized requests get our text.
 MESSAGE_LIMIT_FACTOR = 4
-MAX_CONCURRENT_STREAMS = 10_000  # a connection
+HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Calls that have come and wait for Python to take them. Past gRPC's own 1,000, a burst of good calls, or of resets by
 # somebody else, has calls end CANCELLED at random, which no client tries again.
 MAX_PENDING_CALLS = 10_000
@@ -35,8 +37,6 @@ SHORTEST_PING_INTERVAL_MS = 200
 # What stands for every method that there is not. Nobody can call it by its name, which would be a call without an answer.
 OTHER_SERVICE, OTHER_METHOD = secrets.token_hex(16), "Other"
 OTHER = f"/{OTHER_SERVICE}/{OTHER_METHOD}".encode()
-# What a write raises whose connection is gone, if gRPC has not cancelled the call before.
-ClientGoneError = cygrpc.ExecuteBatchError
 
 
 class _Serving(cygrpc.AioServer):  # type: ignore[misc]
@@ -58,22 +58,28 @@ class GrpcServer:
     """A server with health and reflection, not yet listening."""
 
     server: grpc.aio.Server
-    health: health.aio.HealthServicer
-    services: Sequence[str]
+    health: HealthServicer
 
     async def listen(self, host: str, port: int) -> int:
         """Listens and serves; port 0 takes a free one. Returns the port.
 
+        Args:
+            host: a name, an IPv4 address, or an IPv6 address with or without brackets.
+            port: the port.
+
         Raises:
             StartUpError: the address cannot be had.
         """
-        address = f"{host}:{port}"
+        address = addresses.join(host, port)
         try:
             bound = self.server.add_insecure_port(address)
         except RuntimeError:
             bound = 0
         if bound == 0:
-            raise StartUpError(f"cannot listen on {address}: the port is in use, or the address is not this machine's")
+            raise StartUpError(
+                f"TOKENRELAY_HOST, TOKENRELAY_PORT: cannot listen on {address}: "
+                "the port is in use, or the address is not this machine's"
+            )
         await self.server.start()
         return bound
 
@@ -87,11 +93,9 @@ class GrpcServer:
         while await self.server.wait_for_termination(WATCH_SECONDS):
             pass
 
-    async def set_serving(self, serving: bool) -> None:
-        """Sets what grpc.health.v1 says of the server and of each of its services."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", *self.services):
-            await self.health.set(service, status)
+    def set_serving(self, serving: bool) -> None:
+        """Sets what grpc.health.v1 tells of the server and of each of its services."""
+        self.health.set_serving(serving)
 
 
 def build(settings: ServerSettings, services: Sequence[str], interceptors: Sequence[Any] = ()) -> GrpcServer:
@@ -102,7 +106,7 @@ def build(settings: ServerSettings, services: Sequence[str], interceptors: Seque
         ("grpc.so_reuseport", 0),  # else a second server would bind the same port without a word
         ("grpc.max_receive_message_length", settings.max_message_bytes * MESSAGE_LIMIT_FACTOR),
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
         ("grpc.max_allowed_incoming_connections", _connections(settings.max_connections)),
@@ -119,12 +123,11 @@ def build(settings: ServerSettings, services: Sequence[str], interceptors: Seque
     server: Any = grpc.aio.server(interceptors=list(interceptors))
     server._server = _Serving(cygrpc.get_working_loop(), None, (), tuple(interceptors), options, None)
     server.add_registered_method_handlers(OTHER_SERVICE, {OTHER_METHOD: None})
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    health = HealthServicer(services)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
-        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
-    return GrpcServer(server, servicer, services)
+        reflection.add_to_server((*services, HEALTH_SERVICE), server)
+    return GrpcServer(server, health)
 
 
 def _connections(wanted: int) -> int:
