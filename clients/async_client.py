@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from tokenrelay.client.connections import DEFAULT_TARGET, Targets, to_error
+from tokenrelay.client import requests
+from tokenrelay.client.connections import DEFAULT_TARGET, Metadata, MetadataPairs, Targets, check_metadata
+from tokenrelay.client.failures import to_error
 from tokenrelay.client.requests import Options, Prompt, to_generate, to_stream, to_submit
-from tokenrelay.client.resumption import Backoff, Deadline, Position, RetryPolicy
+from tokenrelay.client.resumption import Deadline, Position, Retries, RetryPolicy
 from tokenrelay.client.streams import StreamState
 from tokenrelay.client.tracing import CallSpan
 from tokenrelay.errors import TokenrelayError, UnavailableError
@@ -24,6 +27,7 @@ from tokenrelay.v1 import (
 
 Response = TypeVar("Response")
 Stub: TypeAlias = "generation_service_pb2_grpc.GenerationServiceAsyncStub"
+Call: TypeAlias = Callable[["Stub", float | None, MetadataPairs], Awaitable[Response]]
 CANCEL_SECONDS = 5.0  # for the cancel of a stream that is closed early
 
 
@@ -34,14 +38,30 @@ class AsyncClient:
         targets: "host:port", several separated by commas, or a sequence of them.
         timeout: seconds for each generation from its call to its end; None for no limit. A call may set its own.
         retry: how the library tries again by itself.
+        credentials: for TLS, such as grpc.ssl_channel_credentials(); None: no encryption. All targets get the same.
+        metadata: sent with every call, those by which a stream goes on too; an API key, for example.
+
+    Raises:
+        ValueError: a target is not of the form host:port, or the metadata cannot be sent.
     """
 
     def __init__(
-        self, targets: str | Sequence[str] = DEFAULT_TARGET, *, timeout: float | None = None, retry: RetryPolicy | None = None
+        self,
+        targets: str | Sequence[str] = DEFAULT_TARGET,
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
-        self._targets: Targets[grpc.aio.Channel] = Targets(targets, grpc.aio.insecure_channel)
+        connect = (
+            grpc.aio.insecure_channel if credentials is None else partial(grpc.aio.secure_channel, credentials=credentials)
+        )
+        self._targets: Targets[grpc.aio.Channel] = Targets(targets, connect)
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
+        self._metadata = check_metadata(metadata)
+        Deadline.after(timeout)  # a wrong one is refused here, not by the first call
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -63,7 +83,7 @@ class AsyncClient:
         request = to_generate(prompt, model, options, sampling)
         with CallSpan("Generate", model) as span:
             response = await self._call(
-                lambda stub, left: stub.Generate(request, timeout=left, metadata=span.metadata), timeout
+                lambda stub, left, metadata: stub.Generate(request, timeout=left, metadata=metadata), timeout, span.metadata
             )
         return response.generation
 
@@ -72,38 +92,51 @@ class AsyncClient:
     ) -> "AsyncStream":
         """Generates and returns the answer as it comes; see Client.stream."""
         request = to_stream(prompt, model, options, sampling)
-        return AsyncStream(self, request, Position(), self._deadline(timeout))
+        return AsyncStream(self, request, Position(), self._deadline(timeout), self._metadata)
 
     async def submit(self, prompt: Prompt, *, model: str = "", options: Options | None = None, **sampling: Any) -> str:
         """Has a generation run by itself; returns its id. See Client.submit."""
         request = to_submit(prompt, model, options, sampling)
         with CallSpan("SubmitGeneration", model) as span:
             response = await self._call(
-                lambda stub, left: stub.SubmitGeneration(request, timeout=left, metadata=span.metadata), None
+                lambda stub, left, metadata: stub.SubmitGeneration(request, timeout=left, metadata=metadata),
+                None,
+                span.metadata,
             )
         return response.generation_id
 
     def attach(self, generation_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> "AsyncStream":
         """Joins a generation after a sequence. Closing this stream early does not cancel the generation."""
-        position = Position(generation_id, after_sequence, complete=after_sequence == 0)
-        return AsyncStream(self, None, position, self._deadline(timeout))
+        position = Position(
+            requests.generation_id(generation_id),
+            requests.after_sequence(after_sequence),
+            complete=after_sequence == 0,
+        )
+        return AsyncStream(self, None, position, self._deadline(timeout), self._metadata)
 
     async def get(self, generation_id: str) -> generation_pb2.Generation:
         """Returns a generation as far as it got."""
-        request = generation_service_pb2.GetGenerationRequest(generation_id=generation_id)
-        return (await self._call(lambda stub, left: stub.GetGeneration(request, timeout=left), None)).generation
+        request = generation_service_pb2.GetGenerationRequest(generation_id=requests.generation_id(generation_id))
+        response = await self._call(
+            lambda stub, left, metadata: stub.GetGeneration(request, timeout=left, metadata=metadata), None
+        )
+        return response.generation
 
     async def cancel(self, generation_id: str) -> generation_pb2.GenerationState.ValueType:
         """Cancels a generation; returns where it stands."""
-        request = generation_service_pb2.CancelGenerationRequest(generation_id=generation_id)
-        return (await self._call(lambda stub, left: stub.CancelGeneration(request, timeout=left), None)).state
+        request = generation_service_pb2.CancelGenerationRequest(generation_id=requests.generation_id(generation_id))
+        response = await self._call(
+            lambda stub, left, metadata: stub.CancelGeneration(request, timeout=left, metadata=metadata), None
+        )
+        return response.state
 
     async def models(self) -> list[model_service_pb2.Model]:
         """Returns what is served."""
         request = model_service_pb2.ListModelsRequest()
 
-        def call(_: Any, left: float | None) -> Awaitable[model_service_pb2.ListModelsResponse]:
-            return model_service_pb2_grpc.ModelServiceStub(self._targets.channel()).ListModels(request, timeout=left)
+        def call(_: Any, left: float | None, metadata: MetadataPairs) -> Awaitable[model_service_pb2.ListModelsResponse]:
+            stub = model_service_pb2_grpc.ModelServiceStub(self._targets.channel())
+            return stub.ListModels(request, timeout=left, metadata=metadata)
 
         return list((await self._call(call, None)).models)
 
@@ -113,19 +146,17 @@ class AsyncClient:
     def _stub(self) -> Stub:
         return generation_service_pb2_grpc.GenerationServiceStub(self._targets.channel())
 
-    async def _call(self, call: Callable[[Stub, float | None], Awaitable[Response]], timeout: float | None) -> Response:
-        """Makes a call, again if it fails for want of a server."""
-        deadline, backoff = self._deadline(timeout), Backoff(self._retry)
+    async def _call(self, call: Call[Response], timeout: float | None, traced: MetadataPairs = ()) -> Response:
+        """Makes a call, again if it fails for want of a server or of room."""
+        deadline = self._deadline(timeout)
+        retries = Retries(self._retry, deadline)
         while True:
             target = self._targets.current
             try:
-                return await call(self._stub(), deadline.left())
+                return await call(self._stub(), deadline.left(), (*self._metadata, *traced))
             except grpc.aio.AioRpcError as error:
-                await self._recover(_translate(error, target), backoff, target)
-
-    async def _recover(self, error: TokenrelayError, backoff: Backoff, target: str) -> None:
-        await asyncio.sleep(backoff.delay_after(error))
-        self._targets.move_on_from(target)
+                await asyncio.sleep(retries.delay_after(_translate(error, target, deadline)))
+                self._targets.move_on_from(target)
 
 
 class AsyncStream(StreamState):
@@ -140,9 +171,11 @@ class AsyncStream(StreamState):
         request: generation_service_pb2.GenerateStreamRequest | None,
         position: Position,
         deadline: Deadline,
+        metadata: MetadataPairs,
     ) -> None:
-        super().__init__(request, position, deadline)
+        super().__init__(request, position, deadline, metadata)
         self._client = client
+        self._left = asyncio.Event()
         self._deltas = self._run()
 
     async def __aenter__(self) -> "AsyncStream":
@@ -163,39 +196,50 @@ class AsyncStream(StreamState):
     async def close(self) -> None:
         """Leaves; cancels a generation of its own that has not ended."""
         self._leave()
+        self._left.set()
         with suppress(RuntimeError):  # another task is reading: it is told by its call, which has been cancelled
             await self._deltas.aclose()
         if self._is_to_be_cancelled():
             with suppress(grpc.aio.AioRpcError):
                 request = generation_service_pb2.CancelGenerationRequest(generation_id=self.generation_id)
-                await self._client._stub().CancelGeneration(request, timeout=CANCEL_SECONDS)
+                stub = self._client._stub()
+                await stub.CancelGeneration(request, timeout=CANCEL_SECONDS, metadata=self._metadata)
 
     async def _run(self) -> AsyncGenerator[generation_pb2.Delta, None]:
-        backoff = Backoff(self._client._retry)
+        retries = Retries(self._client._retry, self._deadline)
         with self._span:
             while self.finished is None:
                 target = self._client._targets.current
                 try:
                     async for response in self._open(self._client._stub()):
                         delta = self.position.take(response.event)
-                        backoff.progressed()
+                        retries.progressed()
                         if delta is not None:
                             yield delta
                     self.position.check_end()
                 except grpc.aio.AioRpcError as error:
-                    if self._closed:
-                        raise self._closed_early() from None
-                    await self._client._recover(self._named(_translate(error, target)), backoff, target)
+                    await self._wait_after(_translate(error, target, self._deadline), retries, target)
                 except UnavailableError as error:
-                    await self._client._recover(self._named(error), backoff, target)
+                    await self._wait_after(error, retries, target)
                 except asyncio.CancelledError:
                     # gRPC raises this too where close() cancels the call; then nobody has cancelled the task that reads.
                     task = asyncio.current_task()
-                    if self._closed and task is not None and not task.cancelling():
+                    left = self._is_given_up(self._client._targets.closed)
+                    if left and task is not None and not task.cancelling():
                         raise self._closed_early() from None
                     raise
         self._call = None
 
+    async def _wait_after(self, error: TokenrelayError, retries: Retries, target: str) -> None:
+        """Waits before the stream goes on through another gateway; raises the error if it is not to go on."""
+        if self._is_given_up(self._client._targets.closed):
+            raise self._closed_early() from None
+        delay = retries.delay_after(self._named(error))
+        # Not a mere sleep: a gateway may have asked for many seconds, and who closes the stream must not wait for them.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._left.wait(), delay)
+        self._client._targets.move_on_from(target)
 
-def _translate(error: grpc.aio.AioRpcError, target: str) -> TokenrelayError:
-    return to_error(error, target, error.initial_metadata(), error.trailing_metadata())
+
+def _translate(error: grpc.aio.AioRpcError, target: str, deadline: Deadline) -> TokenrelayError:
+    return to_error(error, target, error.initial_metadata(), error.trailing_metadata(), expired=deadline.passed)

@@ -1,16 +1,20 @@
 """The synchronous client."""
 
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from tokenrelay.client.connections import DEFAULT_TARGET, Targets, to_error
+from tokenrelay.client import requests
+from tokenrelay.client.connections import DEFAULT_TARGET, Metadata, MetadataPairs, Targets, check_metadata
+from tokenrelay.client.failures import to_error
 from tokenrelay.client.requests import Options, Prompt, to_generate, to_stream, to_submit
-from tokenrelay.client.resumption import Backoff, Deadline, Position, RetryPolicy
+from tokenrelay.client.resumption import Deadline, Position, Retries, RetryPolicy
 from tokenrelay.client.streams import StreamState
 from tokenrelay.client.tracing import CallSpan
 from tokenrelay.errors import TokenrelayError, UnavailableError
@@ -24,6 +28,7 @@ from tokenrelay.v1 import (
 
 Response = TypeVar("Response")
 Stub = generation_service_pb2_grpc.GenerationServiceStub
+Call: TypeAlias = Callable[[Stub, float | None, MetadataPairs], Response]
 CANCEL_SECONDS = 5.0  # for the cancel of a stream that is closed early
 
 
@@ -34,14 +39,28 @@ class Client:
         targets: "host:port", several separated by commas, or a sequence of them.
         timeout: seconds for each generation from its call to its end; None for no limit. A call may set its own.
         retry: how the library tries again by itself.
+        credentials: for TLS, such as grpc.ssl_channel_credentials(); None: no encryption. All targets get the same.
+        metadata: sent with every call, those by which a stream goes on too; an API key, for example.
+
+    Raises:
+        ValueError: a target is not of the form host:port, or the metadata cannot be sent.
     """
 
     def __init__(
-        self, targets: str | Sequence[str] = DEFAULT_TARGET, *, timeout: float | None = None, retry: RetryPolicy | None = None
+        self,
+        targets: str | Sequence[str] = DEFAULT_TARGET,
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
-        self._targets: Targets[grpc.Channel] = Targets(targets, grpc.insecure_channel)
+        connect = grpc.insecure_channel if credentials is None else partial(grpc.secure_channel, credentials=credentials)
+        self._targets: Targets[grpc.Channel] = Targets(targets, connect)
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
+        self._metadata = check_metadata(metadata)
+        Deadline.after(timeout)  # a wrong one is refused here, not by the first call
 
     def __enter__(self) -> "Client":
         return self
@@ -71,7 +90,9 @@ class Client:
         """
         request = to_generate(prompt, model, options, sampling)
         with CallSpan("Generate", model) as span:
-            response = self._call(lambda stub, left: stub.Generate(request, timeout=left, metadata=span.metadata), timeout)
+            response = self._call(
+                lambda stub, left, metadata: stub.Generate(request, timeout=left, metadata=metadata), timeout, span.metadata
+            )
         return response.generation
 
     def stream(
@@ -79,60 +100,69 @@ class Client:
     ) -> "Stream":
         """Generates and returns the answer as it comes; the arguments are those of generate."""
         request = to_stream(prompt, model, options, sampling)
-        return Stream(self, request, Position(), self._deadline(timeout))
+        return Stream(self, request, Position(), self._deadline(timeout), self._metadata)
 
     def submit(self, prompt: Prompt, *, model: str = "", options: Options | None = None, **sampling: Any) -> str:
         """Has a generation run by itself; returns its id. The arguments are those of generate."""
         request = to_submit(prompt, model, options, sampling)
         with CallSpan("SubmitGeneration", model) as span:
-            response = self._call(lambda stub, left: stub.SubmitGeneration(request, timeout=left, metadata=span.metadata), None)
+            response = self._call(
+                lambda stub, left, metadata: stub.SubmitGeneration(request, timeout=left, metadata=metadata),
+                None,
+                span.metadata,
+            )
         return response.generation_id
 
     def attach(self, generation_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> "Stream":
         """Joins a generation after a sequence. Closing this stream early does not cancel the generation."""
-        position = Position(generation_id, after_sequence, complete=after_sequence == 0)
-        return Stream(self, None, position, self._deadline(timeout))
+        position = Position(
+            requests.generation_id(generation_id),
+            requests.after_sequence(after_sequence),
+            complete=after_sequence == 0,
+        )
+        return Stream(self, None, position, self._deadline(timeout), self._metadata)
 
     def get(self, generation_id: str) -> generation_pb2.Generation:
         """Returns a generation as far as it got."""
-        request = generation_service_pb2.GetGenerationRequest(generation_id=generation_id)
-        return self._call(lambda stub, left: stub.GetGeneration(request, timeout=left), None).generation
+        request = generation_service_pb2.GetGenerationRequest(generation_id=requests.generation_id(generation_id))
+        response = self._call(lambda stub, left, metadata: stub.GetGeneration(request, timeout=left, metadata=metadata), None)
+        return response.generation
 
     def cancel(self, generation_id: str) -> generation_pb2.GenerationState.ValueType:
         """Cancels a generation; returns where it stands."""
-        request = generation_service_pb2.CancelGenerationRequest(generation_id=generation_id)
-        return self._call(lambda stub, left: stub.CancelGeneration(request, timeout=left), None).state
+        request = generation_service_pb2.CancelGenerationRequest(generation_id=requests.generation_id(generation_id))
+        response = self._call(
+            lambda stub, left, metadata: stub.CancelGeneration(request, timeout=left, metadata=metadata), None
+        )
+        return response.state
 
     def models(self) -> list[model_service_pb2.Model]:
         """Returns what is served."""
         request = model_service_pb2.ListModelsRequest()
 
-        def call(_: Any, left: float | None) -> model_service_pb2.ListModelsResponse:
-            return model_service_pb2_grpc.ModelServiceStub(self._targets.channel()).ListModels(request, timeout=left)
+        def call(_: Any, left: float | None, metadata: MetadataPairs) -> model_service_pb2.ListModelsResponse:
+            stub = model_service_pb2_grpc.ModelServiceStub(self._targets.channel())
+            return stub.ListModels(request, timeout=left, metadata=metadata)
 
         return list(self._call(call, None).models)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline.after(self._timeout if timeout is None else timeout)
 
-    def _stub(self) -> generation_service_pb2_grpc.GenerationServiceStub:
+    def _stub(self) -> Stub:
         return generation_service_pb2_grpc.GenerationServiceStub(self._targets.channel())
 
-    def _call(
-        self, call: Callable[[generation_service_pb2_grpc.GenerationServiceStub, float | None], Response], timeout: float | None
-    ) -> Response:
-        """Makes a call, again if it fails for want of a server."""
-        deadline, backoff = self._deadline(timeout), Backoff(self._retry)
+    def _call(self, call: Call[Response], timeout: float | None, traced: MetadataPairs = ()) -> Response:
+        """Makes a call, again if it fails for want of a server or of room."""
+        deadline = self._deadline(timeout)
+        retries = Retries(self._retry, deadline)
         while True:
             target = self._targets.current
             try:
-                return call(self._stub(), deadline.left())
+                return call(self._stub(), deadline.left(), (*self._metadata, *traced))
             except grpc.RpcError as error:
-                self._recover(_translate(error, target), backoff, target)
-
-    def _recover(self, error: TokenrelayError, backoff: Backoff, target: str) -> None:
-        time.sleep(backoff.delay_after(error))
-        self._targets.move_on_from(target)
+                time.sleep(retries.delay_after(_translate(error, target, deadline)))
+                self._targets.move_on_from(target)
 
 
 class Stream(StreamState):
@@ -147,9 +177,11 @@ class Stream(StreamState):
         request: generation_service_pb2.GenerateStreamRequest | None,
         position: Position,
         deadline: Deadline,
+        metadata: MetadataPairs,
     ) -> None:
-        super().__init__(request, position, deadline)
+        super().__init__(request, position, deadline, metadata)
         self._client = client
+        self._left = threading.Event()
         self._deltas = self._run()
 
     def __enter__(self) -> "Stream":
@@ -168,34 +200,42 @@ class Stream(StreamState):
     def close(self) -> None:
         """Leaves; cancels a generation of its own that has not ended."""
         self._leave()
+        self._left.set()
         with suppress(ValueError):  # another thread is reading: it is told by its call, which has been cancelled
             self._deltas.close()
         if self._is_to_be_cancelled():
             with suppress(grpc.RpcError):
                 request = generation_service_pb2.CancelGenerationRequest(generation_id=self.generation_id)
-                self._client._stub().CancelGeneration(request, timeout=CANCEL_SECONDS)
+                stub = self._client._stub()
+                stub.CancelGeneration(request, timeout=CANCEL_SECONDS, metadata=self._metadata)
 
     def _run(self) -> Generator[generation_pb2.Delta, None, None]:
-        backoff = Backoff(self._client._retry)
+        retries = Retries(self._client._retry, self._deadline)
         with self._span:
             while self.finished is None:
                 target = self._client._targets.current
                 try:
                     for response in self._open(self._client._stub()):
                         delta = self.position.take(response.event)
-                        backoff.progressed()
+                        retries.progressed()
                         if delta is not None:
                             yield delta
                     self.position.check_end()
                 except grpc.RpcError as error:
-                    if self._closed:
-                        raise self._closed_early() from None
-                    self._client._recover(self._named(_translate(error, target)), backoff, target)
+                    self._wait_after(_translate(error, target, self._deadline), retries, target)
                 except UnavailableError as error:
-                    self._client._recover(self._named(error), backoff, target)
+                    self._wait_after(error, retries, target)
         self._call = None
 
+    def _wait_after(self, error: TokenrelayError, retries: Retries, target: str) -> None:
+        """Waits before the stream goes on through another gateway; raises the error if it is not to go on."""
+        if self._is_given_up(self._client._targets.closed):
+            raise self._closed_early() from None
+        # Not a mere sleep: a gateway may have asked for many seconds, and who closes the stream must not wait for them.
+        self._left.wait(retries.delay_after(self._named(error)))
+        self._client._targets.move_on_from(target)
 
-def _translate(error: grpc.RpcError, target: str) -> TokenrelayError:
+
+def _translate(error: grpc.RpcError, target: str, deadline: Deadline) -> TokenrelayError:
     call: Any = error  # what gRPC raises is the call itself
-    return to_error(error, target, call.initial_metadata(), call.trailing_metadata())
+    return to_error(error, target, call.initial_metadata(), call.trailing_metadata(), expired=deadline.passed)

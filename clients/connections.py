@@ -1,18 +1,13 @@
-"""Channels to the gateways, and gRPC's errors as ours."""
+"""Channels to the gateways: one a target, and the next target when one fails."""
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
-from google.rpc import status_pb2
-
-from tokenrelay.errors import TokenrelayError, UnavailableError
-from tokenrelay.status import from_status
 
 DEFAULT_TARGET = "localhost:50051"
-STATUS_DETAILS = "grpc-status-details-bin"  # where gRPC carries google.rpc.Status
-GENERATION_ID, TRACE_ID = "tokenrelay-generation-id", "tokenrelay-trace-id"
 
 OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),  # without it a client never notices a dead peer
@@ -25,21 +20,37 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
+Metadata: TypeAlias = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
+"""What is sent with every call, such as an API key: names in lower case; a value is bytes if its name ends in -bin."""
+
+MetadataPairs: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
 Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
+
+# Name syntaxes of gRPC's own (grpc/doc/naming.md); what stands behind the colon is for gRPC to judge.
+_SCHEMES = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", re.ASCII)
+_METADATA_NAME = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 
 
 class Targets(Generic[Channel]):
-    """One channel a gateway, made when it is first used; calls go to one until it fails, then to the next."""
+    """One channel a gateway, made when it is first used; calls go to one until it fails, then to the next.
+
+    Args:
+        targets: "host:port", several separated by commas, or a sequence of them.
+        connect: makes a channel of a target and options.
+
+    Raises:
+        ValueError: there is no target, or one is malformed.
+    """
 
     def __init__(self, targets: str | Sequence[str], connect: Any) -> None:
-        names = [targets] if isinstance(targets, str) else list(targets)
-        self._names = [name.strip() for part in names for name in part.split(",") if name.strip()]
-        if not self._names:
-            raise ValueError("targets: at least one host:port is needed")
+        self._names = parse_targets(targets)
         self._order = itertools.cycle(self._names)
         self._connect = connect
         self._channels: dict[str, Channel] = {}
         self._current = next(self._order)
+        self.closed = False
 
     @property
     def current(self) -> str:
@@ -47,7 +58,13 @@ class Targets(Generic[Channel]):
         return self._current
 
     def channel(self) -> Channel:
-        """Returns the current gateway's channel."""
+        """Returns the current gateway's channel.
+
+        Raises:
+            RuntimeError: the client is closed; a channel that were made now would never be closed.
+        """
+        if self.closed:
+            raise RuntimeError("this client is closed")
         if self._current not in self._channels:
             self._channels[self._current] = self._connect(self._current, options=OPTIONS)
         return self._channels[self._current]
@@ -58,40 +75,58 @@ class Targets(Generic[Channel]):
             self._current = next(self._order)
 
     def take_all(self) -> list[Channel]:
-        """Returns all channels, for the owner to close, and forgets them."""
+        """Returns all channels, for the owner to close; none is made any more."""
+        self.closed = True
         channels, self._channels = list(self._channels.values()), {}
         return channels
 
 
-def to_error(error: grpc.RpcError, target: str, initial: Any = None, trailing: Any = None) -> TokenrelayError:
-    """Returns the error that a failed call stands for, with the ids that its metadata names.
+def parse_targets(targets: str | Sequence[str]) -> list[str]:
+    """Returns the single targets.
 
-    Args:
-        error: as gRPC raised it.
-        target: the gateway that was called.
-        initial: the call's initial metadata, if it has come.
-        trailing: the call's trailing metadata, if it has come.
+    Raises:
+        ValueError: there is none, or one is malformed. gRPC would try to resolve it again and again.
     """
-    trailers = _as_mapping(trailing)
-    ours = trailers.get(STATUS_DETAILS)
-    translated = from_status(status_pb2.Status.FromString(ours)) if isinstance(ours, bytes) else _of_grpc(error, target)
-    headers = _as_mapping(initial)
-    translated.generation_id = str(headers.get(GENERATION_ID, "")) or None
-    translated.trace_id = str(headers.get(TRACE_ID, "")) or None
-    return translated
+    names = [targets] if isinstance(targets, str) else list(targets)
+    parsed = [name.strip() for part in names for name in part.split(",") if name.strip()]
+    if not parsed:
+        raise ValueError("targets: at least one host:port is needed")
+    for name in parsed:
+        _check_target(name)
+    return parsed
 
 
-def _of_grpc(error: grpc.RpcError, target: str) -> TokenrelayError:
-    """Returns the error of gRPC's own status; what a gateway says itself comes with details."""
-    code: Any = error.code()
-    message = error.details() or code.name
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError(f"no gateway answers at {target} ({message})")
-    if code is grpc.StatusCode.CANCELLED:
-        # A gRPC server that stops at the very moment at which a call arrives drops it with this status.
-        return UnavailableError(f"the gateway at {target} dropped the call ({message})")
-    return from_status(status_pb2.Status(code=code.value[0], message=message))
+def _check_target(name: str) -> None:
+    if name.startswith(_SCHEMES):
+        return
+    if "://" in name:
+        raise ValueError(f"targets: {name!r} is a URL; a target is host:port, without a scheme")
+    found = _HOST_AND_PORT.fullmatch(name)
+    if found is None:
+        hint = "; an IPv6 address stands in brackets, as in [::1]:50051" if name.count(":") > 1 else ""
+        raise ValueError(f"targets: {name!r} is not host:port{hint}")
+    if not 1 <= int(found[2]) <= 65_535:
+        raise ValueError(f"targets: {name!r} has port {found[2]}; must be from 1 to 65535")
 
 
-def _as_mapping(metadata: Any) -> dict[str, str | bytes]:
-    return {str(name): value for name, value in metadata or ()}
+def check_metadata(metadata: Metadata | None) -> MetadataPairs:
+    """Returns metadata as pairs.
+
+    Raises:
+        ValueError: gRPC cannot send it, or reserves its name.
+        TypeError: a name or a value is of a wrong type.
+    """
+    pairs = tuple(metadata.items() if isinstance(metadata, Mapping) else metadata or ())
+    for name, value in pairs:
+        if not isinstance(name, str) or not isinstance(value, str | bytes):
+            raise TypeError(f"metadata: {name!r} must be a str with a value of str or bytes")
+        if not _METADATA_NAME.fullmatch(name) or name.startswith("grpc-"):
+            raise ValueError(
+                f"metadata: {name!r} is no name; it has lower-case letters, digits, '-', '_' and '.', and no 'grpc-' in front"
+            )
+        # No value is repeated here: it may be a key.
+        if isinstance(value, bytes) != name.endswith("-bin"):
+            raise ValueError(f"metadata: {name!r}: bytes go with names that end in -bin, and only with these")
+        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+            raise ValueError(f"metadata: {name!r}: the value has characters other than printable ASCII")
+    return pairs

@@ -1,25 +1,41 @@
 """What a stream knows of itself, so that it can go on after a lost connection; pure, shared by both clients."""
 
 import hashlib
+import math
 import random
 import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tokenrelay.errors import DataLossError, GenerationExpiredError, TokenrelayError, UnavailableError
+from google.rpc import code_pb2
+
+from tokenrelay.backoff import Backoff
+from tokenrelay.errors import (
+    DataLossError,
+    GenerationExpiredError,
+    InvalidRequestError,
+    MessageTooLargeError,
+    TokenrelayError,
+    UnavailableError,
+)
 from tokenrelay.v1 import generation_pb2
+
+LONGEST_TIMEOUT = 315_576_000.0  # seconds, ten years: gRPC counts deadlines in 64 bits of nanoseconds
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
     """How long and how often the library tries again by itself.
 
+    Tried again is what a lost connection, a gateway that is away or a full queue refused. When a gateway says how long to
+    wait (google.rpc.RetryInfo), the library waits at least so long.
+
     Attributes:
         first_delay: seconds before the first retry; doubled each time, with jitter.
-        longest_delay: seconds at most.
-        give_up_after: seconds without any progress.
-        on_wait: told of the error and the seconds before each wait, to show what is waited for.
+        longest_delay: seconds at most, unless a gateway asks for more.
+        give_up_after: seconds without any progress. A wait that would last longer is not begun: the error is raised.
+        on_wait: called with the error and the seconds before each wait, to show what is waited for.
     """
 
     first_delay: float = 0.05
@@ -36,7 +52,21 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None) -> "Deadline":
-        return cls(None if seconds is None else time.monotonic() + seconds)
+        """Returns the deadline in so many seconds; zero and less have passed at once.
+
+        Raises:
+            InvalidRequestError: it is no number of seconds, or more than ten years.
+            TypeError: it is no number at all.
+        """
+        if seconds is None:
+            return cls(None)
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"timeout: must be a number of seconds or None, is {type(seconds).__name__}")
+        if not seconds <= LONGEST_TIMEOUT:  # also true of nan
+            raise InvalidRequestError.of_field(
+                "timeout", f"is {seconds:g} seconds; must be at most {LONGEST_TIMEOUT:.0f}, or None for no limit"
+            )
+        return cls(time.monotonic() + seconds)
 
     def left(self) -> float | None:
         """Returns how many seconds are left.
@@ -51,18 +81,31 @@ class Deadline:
             raise GenerationExpiredError("the timeout has passed")
         return left
 
+    @property
+    def passed(self) -> bool:
+        """Whether it has passed."""
+        return self.at is not None and time.monotonic() >= self.at
 
-@dataclass
-class Backoff:
-    """When to try again, and when to stop."""
 
-    policy: RetryPolicy
-    _tries: int = 0
-    _failing_since: float | None = None
+class Retries:
+    """When to try again, and when to stop.
+
+    Args:
+        policy: how patient to be.
+        deadline: no wait goes past it.
+    """
+
+    def __init__(self, policy: RetryPolicy, deadline: Deadline | None = None) -> None:
+        self._policy = policy
+        self._deadline = deadline or Deadline(None)
+        self._backoff = Backoff(policy.first_delay, policy.longest_delay)
+        self._failing_since: float | None = None
 
     def progressed(self) -> None:
-        """Starts anew."""
-        self._tries, self._failing_since = 0, None
+        """Starts again with the first delay and all of the patience."""
+        if self._failing_since is not None:
+            self._failing_since = None
+            self._backoff.reset()
 
     def delay_after(self, error: TokenrelayError) -> float:
         """Returns for how many seconds to wait before the next try.
@@ -72,15 +115,37 @@ class Backoff:
         """
         now = time.monotonic()
         self._failing_since = now if self._failing_since is None else self._failing_since
-        # Only an unavailable server is worth a retry: every other error would come again.
-        if not isinstance(error, UnavailableError) or now - self._failing_since > self.policy.give_up_after:
+        patience_left = self._failing_since + self._policy.give_up_after - now
+        if not _is_passing(error) or patience_left < 0:
             raise error
-        delay: float = min(self.policy.longest_delay, self.policy.first_delay * 2**self._tries)
-        delay *= random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
-        self._tries += 1
-        if self.policy.on_wait is not None:
-            self.policy.on_wait(error, delay)
+        delay = self._backoff.next_delay()
+        if error.retry_after is not None and error.retry_after > delay:
+            # Spread out, since everybody who was refused at this moment was given the same number.
+            delay = error.retry_after * random.uniform(1.0, 1.1)  # noqa: S311  # jitter, no secret
+            if error.retry_after > min(patience_left, self._seconds_left(now)):
+                raise error
+        delay = min(delay, max(0.0, self._seconds_left(now)))
+        if self._policy.on_wait is not None:
+            self._policy.on_wait(error, delay)
         return delay
+
+    def _seconds_left(self, now: float) -> float:
+        return math.inf if self._deadline.at is None else self._deadline.at - now
+
+
+def _is_passing(error: TokenrelayError) -> bool:
+    """Tells whether the same request may succeed later.
+
+    RESOURCE_EXHAUSTED has two meanings: a queue or a store that is full for now comes with RetryInfo, a message that is
+    too large for ever comes without.
+    """
+    if isinstance(error, UnavailableError):
+        return True
+    return (
+        error.code == code_pb2.RESOURCE_EXHAUSTED
+        and error.retry_after is not None
+        and not isinstance(error, MessageTooLargeError)
+    )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tokenrelay.client.connections import MetadataPairs
 from tokenrelay.client.resumption import Deadline, Position
 from tokenrelay.client.tracing import CallSpan
 from tokenrelay.errors import GenerationCancelledError, TokenrelayError
@@ -16,11 +17,16 @@ class StreamState:
     """
 
     def __init__(
-        self, request: generation_service_pb2.GenerateStreamRequest | None, position: Position, deadline: Deadline
+        self,
+        request: generation_service_pb2.GenerateStreamRequest | None,
+        position: Position,
+        deadline: Deadline,
+        metadata: MetadataPairs,
     ) -> None:
         self.position = position
         self._request = request
         self._deadline = deadline
+        self._metadata = metadata
         model = request.spec.model if request else ""
         self._span = CallSpan("GenerateStream" if request else "AttachGeneration", model)
         self._call: Any = None
@@ -38,7 +44,7 @@ class StreamState:
 
     def _open(self, stub: Any) -> Any:
         """Makes the next call: the first one, or one that goes on where the last one broke."""
-        left, metadata = self._deadline.left(), self._span.metadata
+        left, metadata = self._deadline.left(), (*self._metadata, *self._span.metadata)
         if self.generation_id:
             request = generation_service_pb2.AttachGenerationRequest(
                 generation_id=self.generation_id, after_sequence=self.position.sequence
@@ -60,6 +66,10 @@ class StreamState:
 
     def _closed_early(self) -> TokenrelayError:
         return self._named(GenerationCancelledError("the stream was closed before its end"))
+
+    def _is_given_up(self, client_closed: bool) -> bool:
+        """Tells whether a call that failed was ended by this side."""
+        return self._closed or client_closed
 
     def _is_to_be_cancelled(self) -> bool:
         """Tells whether leaving now means that nobody wants the generation any more."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from tokenrelay.client.connections import to_error
+from tokenrelay.client.failures import to_error
 from tokenrelay.errors import UnavailableError
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s

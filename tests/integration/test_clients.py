@@ -172,7 +172,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """The spans that the clients end from now on."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr("clients.tracing.trace.get_tracer", provider.get_tracer)
+    monkeypatch.setattr("tokenrelay.client.tracing.trace.get_tracer", provider.get_tracer)
     return exporter
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tokenrelay import errors
 from tokenrelay.client.requests import Options, spec, to_stream, to_submit
-from tokenrelay.client.resumption import Backoff, Deadline, Position, RetryPolicy, digest
+from tokenrelay.client.resumption import Deadline, Position, Retries, RetryPolicy, digest
 from tokenrelay.v1 import generation_pb2 as g
 
 
@@ -63,21 +63,75 @@ def test_a_stream_without_an_end_is_broken() -> None:
         Position().check_end()
 
 
-def test_only_an_unavailable_server_is_tried_again() -> None:
-    backoff = Backoff(RetryPolicy(first_delay=1, longest_delay=4))
-    delays = [backoff.delay_after(errors.StoreUnavailableError("away")) for _ in range(5)]
+def test_delays_double_up_to_the_longest() -> None:
+    retries = Retries(RetryPolicy(first_delay=1, longest_delay=4))
+    delays = [retries.delay_after(errors.StoreUnavailableError("away")) for _ in range(5)]
     assert all(0.5 * most <= delay <= most for delay, most in zip(delays, (1, 2, 4, 4, 4), strict=True))
+
+
+def test_thousands_of_tries_overflow_nothing() -> None:
+    retries = Retries(RetryPolicy(give_up_after=1e9))
+    assert all(retries.delay_after(errors.UnavailableError("away")) <= 2.0 for _ in range(3000))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.QueueFullError("full", retry_after=3.0),
+        errors.StoreFullError("full", retry_after=3.0),
+        errors.UnavailableError("10000 calls are open", retry_after=3.0),
+        errors.NoWorkerError("none", retry_after=3.0),
+    ],
+)
+def test_a_gateway_says_how_long_to_wait(error: errors.TokenrelayError) -> None:
+    retries = Retries(RetryPolicy(first_delay=0.1))
+    assert 3.0 <= retries.delay_after(error) <= 3.3
+    assert 3.0 <= retries.delay_after(error) <= 3.3
+
+
+def test_a_delay_longer_than_the_gateway_s_stays() -> None:
+    retries = Retries(RetryPolicy(first_delay=10, longest_delay=10))
+    assert retries.delay_after(errors.DrainingError("stopping", retry_after=0.1)) >= 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.MessageTooLargeError("too large"),
+        errors.MessageTooLargeError("too large", retry_after=1.0),
+        errors.QueueFullError("full"),
+        errors.GenerationExpiredError("queue_timeout passed", retry_after=1.0),
+        errors.InvalidRequestError("wrong"),
+        errors.GenerationNotFoundError("none"),
+        errors.InternalError("internal"),
+        errors.DataLossError("lost"),
+        errors.TokenrelayError("refused"),
+    ],
+)
+def test_what_would_come_again_is_raised(error: errors.TokenrelayError) -> None:
+    with pytest.raises(type(error)):
+        Retries(RetryPolicy()).delay_after(error)
+
+
+def test_a_wait_that_would_outlast_the_patience_or_the_deadline_is_not_begun() -> None:
+    error = errors.QueueFullError("full", retry_after=5.0)
     with pytest.raises(errors.QueueFullError):
-        backoff.delay_after(errors.QueueFullError("full"))
+        Retries(RetryPolicy(give_up_after=4.0)).delay_after(error)
+    with pytest.raises(errors.QueueFullError):
+        Retries(RetryPolicy(), Deadline.after(4.0)).delay_after(error)
+    assert (
+        Retries(RetryPolicy(first_delay=10, longest_delay=10), Deadline.after(1.0)).delay_after(errors.UnavailableError(""))
+        <= 1
+    )
 
 
 def test_patience_ends_unless_there_is_progress() -> None:
-    backoff = Backoff(RetryPolicy(give_up_after=0))
-    backoff.delay_after(errors.UnavailableError("first"))
+    retries = Retries(RetryPolicy(give_up_after=0))
+    retries.delay_after(errors.UnavailableError("first"))
     with pytest.raises(errors.UnavailableError, match="second"):
-        backoff.delay_after(errors.UnavailableError("second"))
-    backoff.progressed()
-    backoff.delay_after(errors.UnavailableError("third"))
+        retries.delay_after(errors.UnavailableError("second"))
+    retries.progressed()
+    retries.delay_after(errors.UnavailableError("third"))
 
 
 def test_a_deadline_that_has_passed_is_told() -> None:
@@ -116,5 +170,5 @@ def test_the_library_waits_for_its_own_return() -> None:
 def test_a_wait_is_told_with_its_error() -> None:
     told: list[tuple[errors.TokenrelayError, float]] = []
     error = errors.UnavailableError("away")
-    delay = Backoff(RetryPolicy(on_wait=lambda *what: told.append(what))).delay_after(error)
+    delay = Retries(RetryPolicy(on_wait=lambda *what: told.append(what))).delay_after(error)
     assert told == [(error, delay)]
