@@ -55,7 +55,7 @@ async def test_unary_calls_are_made_again(served: Served, cut: Cut) -> None:
             await attached.text()
 
     async with Http2Proxy([served.gateway.target], holding=True) as proxy, AsyncClient(proxy.target, retry=HASTY) as client:
-        calls = [
+        calls: list[asyncio.Task[Any]] = [
             asyncio.create_task(call)
             for call in (client.generate("hello", **LIMITS), client.get(name), client.cancel(name), client.models())
         ]
