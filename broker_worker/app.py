@@ -63,7 +63,7 @@ class WorkerApplication:
         self._resources.push_async_callback(self._store.connection.close)
         self._registry = WorkerDirectory(self._store.connection)
         self._keeper = LeaseKeeper(
-            self._store,
+            self._store.attempts,
             ThreadConnection(settings.redis_url),
             self._owned,
             self._renewal_interval,
@@ -71,7 +71,7 @@ class WorkerApplication:
         )
         self._keeper.start()
         self._resources.callback(self._keeper.close)
-        self._reaper = Reaper(self._store, metrics.ReaperMetrics(registry))
+        self._reaper = Reaper(self._store.scripts, self._store.limits, metrics.ReaperMetrics(registry))
         self._link = EngineLink(settings.engine_address, settings.engine_keepalive_seconds)
         self._resources.push_async_callback(self._link.close)
         log.info("starting", worker_id=self._worker_id, engine=settings.engine_address)
@@ -108,7 +108,7 @@ class WorkerApplication:
         while not self._draining and not this_task.cancelling():
             model = await self._link.wait_until_serving()
             try:
-                await self._store.prepare_queues(model.model)
+                await self._store.queue.prepare(model.model)
                 await self._work_shift(model)
             except* EngineLostError as group:
                 log.error("the engine service is lost", reason=str(group.exceptions[0]))  # noqa: TRY400
@@ -120,12 +120,26 @@ class WorkerApplication:
 
     async def _work_shift(self, model: engine_service_pb2.DescribeEngineResponse) -> None:
         """Works with one engine session until it breaks, or until drained."""
-        intake = Intake(self._worker_id, self._store, self._settings.prefetch, self._metrics, self._link.is_serving)
+        intake = Intake(
+            worker_id=self._worker_id,
+            store=self._store.attempts,
+            queue=self._store.queue,
+            prefetch=self._settings.prefetch,
+            metrics=self._metrics,
+            is_serving=self._link.is_serving,
+        )
         self._metrics.slots.set(model.slots)
         async with self._link.session() as session:
             shift = SessionDriver(
-                *(self._worker_id, model, session, self._store, self._reports, self._metrics),
-                *(intake.changed, intake.refused),
+                worker_id=self._worker_id,
+                model=model,
+                session=session,
+                store=self._store.attempts,
+                token_log=self._store.log,
+                reports=self._reports,
+                metrics=self._metrics,
+                on_room=intake.changed,
+                on_refusal=intake.refused,
             )
             self._shift, self._intake = shift, intake
             self._metrics.engine_up.set(1)
@@ -158,7 +172,7 @@ class WorkerApplication:
         def knows(generation_id: str) -> bool:
             return shift.owns(generation_id) or intake.knows(generation_id)
 
-        recovery = Recovery(self._worker_id, self._store, self._registry, knows, has_room, is_idle, intake.adopt)
+        recovery = Recovery(self._worker_id, self._store.queue, self._registry, knows, has_room, is_idle, intake.adopt)
         await recovery.adopt_at_first(shift.model.model)
         async with asyncio.TaskGroup() as tasks:
             helpers = [

@@ -7,7 +7,7 @@ from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import DeadLetterError
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import HandBack
+from tokenrelay.store.values import Requeue
 from tokenrelay.v1 import generation_pb2
 
 REASON = (
@@ -23,7 +23,7 @@ def likeliest_first(executions: Iterable[Execution]) -> list[Execution]:
 
 def hand_back(
     execution: Execution, engine: engine_service_pb2.DescribeEngineResponse, worker_id: str, clock: PeerClock
-) -> HandBack:
+) -> Requeue:
     """Returns how a generation is handed back.
 
     Args:
@@ -32,7 +32,7 @@ def hand_back(
         worker_id: the worker that had it there.
         clock: Redis'.
     """
-    plain = HandBack(execution.generation_id, execution.fence)
+    plain = Requeue(execution.generation_id, execution.fence)
     if not (execution.engine_died and execution.is_unproven):
         return plain
     if not (execution.record.is_suspect and execution.alone):

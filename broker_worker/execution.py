@@ -13,7 +13,7 @@ from tokenrelay.errors import TokenrelayError
 from tokenrelay.status import to_status
 from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import Addition, Ending, LogItem
+from tokenrelay.store.values import Append, Finish, LogItem
 from tokenrelay.v1 import generation_pb2
 
 
@@ -72,7 +72,7 @@ class Execution:
             traceparent=traceparent,
         )
 
-    def addition(self, output: engine_service_pb2.Output) -> Addition:
+    def addition(self, output: engine_service_pb2.Output) -> Append:
         """Returns the log entry of an output, and moves on."""
         entry = store_pb2.LogEntry(
             delta=output.delta, token_count=output.token_count, index=output.index, epoch=self.record.epoch
@@ -83,7 +83,7 @@ class Execution:
             text = generation_pb2.Delta.FromString(output.delta).text
             self.texts[output.index] = self.texts.get(output.index, "") + text
         before, self.last = self.last, self.last + output.token_count
-        return Addition(self.generation_id, self.fence, before, self.last, entry.SerializeToString())
+        return Append(self.generation_id, self.fence, before, self.last, entry.SerializeToString())
 
     def note_logged(self, at_us: int) -> None:
         """Notes when something was durably in the log. Others may join it in the engine from then on."""
@@ -92,7 +92,7 @@ class Execution:
         if not self.first_logged_us and self.record.first_us is None:
             self.first_logged_us = at_us
 
-    def good_ending(self, summary: engine_service_pb2.EngineSummary, engine: PeerClock, store: PeerClock) -> Ending:
+    def good_ending(self, summary: engine_service_pb2.EngineSummary, engine: PeerClock, store: PeerClock) -> Finish:
         """Returns the end of a generation that went well."""
         terminal = store_pb2.Terminal(
             state=generation_pb2.GENERATION_STATE_FINISHED,
@@ -112,14 +112,14 @@ class Execution:
         ):
             if theirs:
                 setattr(timeline, ours, store.to_peer(engine.to_ours(theirs)) // 1000)
-        return Ending(self.generation_id, self.fence, self.last, terminal)
+        return Finish(self.generation_id, self.fence, self.last, terminal)
 
-    def bad_ending(self, state: generation_pb2.GenerationState.ValueType, error: TokenrelayError, store: PeerClock) -> Ending:
+    def bad_ending(self, state: generation_pb2.GenerationState.ValueType, error: TokenrelayError, store: PeerClock) -> Finish:
         """Returns the end of a generation that did not go well."""
         terminal = store_pb2.Terminal(
             state=state, error=to_status(error), timeline=self._timeline(store), trace_id=self.record.job.trace_id
         )
-        return Ending(self.generation_id, self.fence, self.last, terminal)
+        return Finish(self.generation_id, self.fence, self.last, terminal)
 
     def _timeline(self, store: PeerClock) -> store_pb2.Timeline:
         timeline = self.record.timeline()

@@ -10,7 +10,8 @@ from broker_worker.admission_queue import AdmissionQueue, Candidate, Load, slots
 from broker_worker.session_driver import SessionDriver
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.metrics import WorkerMetrics
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.protocols import WorkerStore
+from tokenrelay.store.queue import Queue
 from tokenrelay.store.values import QueueEntry
 
 log = structlog.get_logger(__name__)
@@ -30,13 +31,15 @@ class Intake:
     def __init__(
         self,
         worker_id: str,
-        store: GenerationStore,
+        store: WorkerStore,
+        queue: Queue,
         prefetch: int,
         metrics: WorkerMetrics,
         is_serving: Callable[[], Awaitable[bool]],
     ) -> None:
         self._worker_id = worker_id
         self._store = store
+        self._queue = queue
         self._prefetch = prefetch
         self._metrics = metrics
         self._is_serving = is_serving
@@ -84,18 +87,16 @@ class Intake:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._claim_all(shift))
-                for shard in self._store.shards:
+                for shard in self._queue.shards:
                     tasks.create_task(self._read_all(shift, shard))
         finally:
             await asyncio.shield(self._hand_back(shift))
 
     async def _read_all(self, shift: SessionDriver, shard: int) -> None:
-        """Reads one shard's queue. A read is never cut off: what Redis hands over then would hang until it is found."""
+        """Reads one shard's queue. Never cancel a read: what Redis assigns to us then stays pending until it is recovered."""
         model = shift.model.model
         while await self._wait_until(lambda: self._wanted(shift) > 0):
-            reading = asyncio.ensure_future(
-                self._store.read_queue(model, self._worker_id, self._wanted(shift), shard, block=True)
-            )
+            reading = asyncio.ensure_future(self._queue.read(model, self._worker_id, self._wanted(shift), shard, block=True))
             try:
                 found = await asyncio.shield(reading)
             except asyncio.CancelledError:
@@ -109,10 +110,10 @@ class Intake:
             self._report()
 
     async def _give_back_late(self, model: str, reading: asyncio.Future[list[QueueEntry]]) -> None:
-        """Returns what a read brings after this intake's end. Else it would hang on this consumer until recovery finds it."""
+        """Returns what a read brings after this intake's end. Else it stays pending until it is recovered."""
         with suppress(StoreUnavailableError):
             if found := await reading:
-                await self._store.return_unclaimed(model, found)
+                await self._queue.requeue(model, found)
 
     async def _claim_all(self, shift: SessionDriver) -> None:
         """Claims what fits, in the queue's order, several in one script call."""
@@ -171,7 +172,7 @@ class Intake:
             suspects = self._entries.suspects
             for entry in suspects:
                 try:
-                    still_waits = await self._store.still_waits(entry)
+                    still_waits = await self._queue.still_waits(entry)
                 except StoreUnavailableError:
                     break  # the others tell of it
                 if not still_waits:
@@ -184,7 +185,7 @@ class Intake:
         self._report()
         if left:
             try:
-                await self._store.return_unclaimed(shift.model.model, left)
+                await self._queue.requeue(shift.model.model, left)
             except StoreUnavailableError:
                 log.warning("redis is away; unclaimed entries are found by other workers", entries=len(left))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from tokenrelay.errors import StoreUnavailableError
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.attempts import Attempts
 from tokenrelay.store.redis.thread_connection import ThreadConnection
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ class LeaseKeeper:
     """The thread, from its start to its close.
 
     Args:
-        store: knows the script and the lease.
+        attempts: knows the script and the lease.
         connection: the thread's own.
         owned: what to renew, ids with fences; called on the thread.
         interval: seconds between renewals.
@@ -33,13 +33,13 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        store: GenerationStore,
+        attempts: Attempts,
         connection: ThreadConnection,
         owned: Callable[[], Sequence[tuple[str, str]]],
         interval: float,
         hung_after: float,
     ) -> None:
-        self._store = store
+        self._attempts = attempts
         self._connection = connection
         self._owned = owned
         self._interval = interval
@@ -75,7 +75,7 @@ class LeaseKeeper:
             return
         log.warning("the event loop is late; its leases are renewed for it", seconds=round(late, 1), generations=len(owned))
         try:
-            for call in self._store.renewals(owned):
+            for call in self._attempts.renewals(owned):
                 self._connection.run(*call)
         except StoreUnavailableError:
             log.warning("redis is away; leases are not renewed")

@@ -12,7 +12,7 @@ from contextlib import suppress
 import structlog
 
 from tokenrelay.errors import StoreUnavailableError
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.queue import Queue
 from tokenrelay.store.values import QueueEntry
 from tokenrelay.store.worker_directory import WorkerDirectory
 
@@ -24,7 +24,7 @@ OTHERS_IDLE_MS = 1_000  # after which we take what another one has read ahead, i
 
 
 class Recovery:
-    """Looks after the entries that hang on a model's consumers.
+    """Looks after the entries that are pending on a model's consumers.
 
     Args:
         knows: whether a generation is in this worker's hands.
@@ -36,7 +36,7 @@ class Recovery:
     def __init__(
         self,
         worker_id: str,
-        store: GenerationStore,
+        queue: Queue,
         registry: WorkerDirectory,
         knows: Callable[[str], bool],
         has_room: Callable[[], bool],
@@ -44,7 +44,7 @@ class Recovery:
         adopt: Callable[[Sequence[QueueEntry]], None],
     ) -> None:
         self._worker_id = worker_id
-        self._store = store
+        self._queue = queue
         self._registry = registry
         self._knows = knows
         self._has_room = has_room
@@ -56,7 +56,7 @@ class Recovery:
         while True:
             await asyncio.sleep(INTERVAL)
             try:
-                for shard in self._store.shards:
+                for shard in self._queue.shards:
                     await self.recover_once(model, shard)
                 await self.adopt_once(model)
             except StoreUnavailableError:
@@ -68,30 +68,30 @@ class Recovery:
             await self.adopt_once(model)
 
     async def recover_once(self, model: str, shard: int) -> int:
-        """Puts back what hangs where it should not; returns how many entries."""
+        """Requeues what is pending where it should not be; returns how many entries."""
         live = await self._registry.live_workers()
-        someone_waits = (await self._store.depth(model)).generations > 0
+        someone_waits = (await self._queue.depth(model)).generations > 0
         recovered = 0
-        for consumer, pending in (await self._store.hanging(model, shard)).items():
+        for consumer, pending in (await self._queue.pending(model, shard)).items():
             dead = consumer != self._worker_id and consumer not in live
             if pending and someone_waits:
                 recovered += await self._recover_from(model, shard, consumer, dead=dead)
             if dead:
-                await self._store.forget_consumer(model, shard, consumer)
+                await self._queue.forget_consumer(model, shard, consumer)
         return recovered
 
     async def adopt_once(self, model: str) -> int:
         """Takes the suspects that other live workers have read, if this one is idle; returns how many."""
-        if not self._is_idle() or (await self._store.depth(model)).generations == 0:
+        if not self._is_idle() or (await self._queue.depth(model)).generations == 0:
             return 0
         live = await self._registry.live_workers() - {self._worker_id}
         found = [
             entry
-            for shard in self._store.shards
-            for consumer, pending in (await self._store.hanging(model, shard)).items()
+            for shard in self._queue.shards
+            for consumer, pending in (await self._queue.pending(model, shard)).items()
             if pending and consumer in live
-            for entry in await self._store.hanging_entries(model, shard, consumer, 0)
-            if entry.is_suspect and await self._store.still_waits(entry)
+            for entry in await self._queue.pending_entries(model, shard, consumer, 0)
+            if entry.is_suspect and await self._queue.still_waits(entry)
         ]
         if found:
             self._adopt(found)
@@ -107,12 +107,12 @@ class Recovery:
             idle_ms = OTHERS_IDLE_MS
         else:
             return 0
-        entries = await self._store.hanging_entries(model, shard, consumer, idle_ms)
+        entries = await self._queue.pending_entries(model, shard, consumer, idle_ms)
         lost = [entry for entry in entries if not self._knows(entry.generation_id)]
         if consumer != self._worker_id and not dead:
             lost = [entry for entry in lost if not entry.is_suspect]
         # Those that are claimed are refused by the script; only waiting ones go back.
-        outcomes = await self._store.return_unclaimed(model, lost) if lost else []
+        outcomes = await self._queue.requeue(model, lost) if lost else []
         recovered = sum(outcome == "OK" for outcome in outcomes)
         if recovered:
             log.info("unclaimed entries recovered", consumer=consumer, entries=recovered)

@@ -28,8 +28,9 @@ from tokenrelay.errors import (
 )
 from tokenrelay.metrics import WorkerMetrics
 from tokenrelay.status import from_status
-from tokenrelay.store.generations import GenerationStore
-from tokenrelay.store.values import Addition, Claim, Ending, Outcome
+from tokenrelay.store.log import TokenLog
+from tokenrelay.store.protocols import WorkerStore
+from tokenrelay.store.values import Append, Claim, Finish, Outcome
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
@@ -51,7 +52,8 @@ class SessionDriver:
         worker_id: str,
         model: engine_service_pb2.DescribeEngineResponse,
         session: EngineSession,
-        store: GenerationStore,
+        store: WorkerStore,
+        token_log: TokenLog,
         reports: Reports,
         metrics: WorkerMetrics,
         on_room: Callable[[], None],
@@ -61,6 +63,7 @@ class SessionDriver:
         self.model = model
         self._session = session
         self._store = store
+        self._log = token_log
         self._reports = reports
         self._metrics = metrics
         self._on_room = on_room
@@ -104,7 +107,7 @@ class SessionDriver:
         if self._reports.log_content:
             execution.texts = {}
         self._take_up(execution)
-        emitted = emitted_so_far(await self._store.read_whole_log(record.generation_id)) if record.last else []
+        emitted = emitted_so_far(await self._log.read_whole(record.generation_id)) if record.last else []
         is_complete = len(emitted) == record.job.n and all(choice.HasField("end") for choice in emitted)
         if record.last and record.fingerprint != self.model.fingerprint and not is_complete:
             error = GenerationAbortedError(
@@ -124,7 +127,7 @@ class SessionDriver:
         if record.epoch > 1:
             self._metrics.takeovers.inc()
         if record.deadline_ms is not None:
-            left = self._store.connection.clock.to_ours(record.deadline_ms * 1_000_000) - time.monotonic_ns()
+            left = self._store.clock.to_ours(record.deadline_ms * 1_000_000) - time.monotonic_ns()
             loop = asyncio.get_running_loop()
             execution.deadline = loop.call_later(max(0.0, left / 1e9), self._expire, execution)
 
@@ -153,8 +156,8 @@ class SessionDriver:
 
     async def _write(self, outputs: Sequence[engine_service_pb2.Output]) -> None:
         async with self._writing:
-            additions: list[tuple[Execution, Addition]] = []
-            endings: list[tuple[Execution, Ending]] = []
+            additions: list[tuple[Execution, Append]] = []
+            endings: list[tuple[Execution, Finish]] = []
             handed_back: list[Execution] = []
             for output in outputs:
                 execution = self._executions.get(output.key)
@@ -178,11 +181,11 @@ class SessionDriver:
         self,
         execution: Execution,
         output: engine_service_pb2.Output,
-        endings: list[tuple[Execution, Ending]],
+        endings: list[tuple[Execution, Finish]],
         handed_back: list[Execution],
     ) -> None:
         """Sorts out an output that is a generation's last."""
-        store_clock = self._store.connection.clock
+        store_clock = self._store.clock
         kind = output.WhichOneof("outcome")
         if kind == "summary":
             endings.append((execution, execution.good_ending(output.summary, self._engine_clock, store_clock)))
@@ -194,7 +197,7 @@ class SessionDriver:
             else:
                 endings.append((execution, execution.bad_ending(FAILED, error, store_clock)))
 
-    def _measure(self, additions: Sequence[tuple[Execution, Addition]], seconds: float) -> None:
+    def _measure(self, additions: Sequence[tuple[Execution, Append]], seconds: float) -> None:
         tokens = sum(addition.after - addition.before for _, addition in additions)
         self._metrics.append.observe(seconds)
         self._metrics.frame_tokens.observe(tokens)
@@ -218,7 +221,7 @@ class SessionDriver:
         if execution.slots < slots:
             self._on_room()
 
-    def _judge_finish(self, execution: Execution, ending: Ending, outcome: Outcome, at_us: int) -> None:
+    def _judge_finish(self, execution: Execution, ending: Finish, outcome: Outcome, at_us: int) -> None:
         if execution.over:
             return
         if outcome is Outcome.OK:
@@ -284,7 +287,7 @@ class SessionDriver:
         async with self._writing:
             if execution.over:
                 return
-            ending = execution.bad_ending(state, error, self._store.connection.clock)
+            ending = execution.bad_ending(state, error, self._store.clock)
             written = await self._store.write([], [ending])
             self._judge_finish(execution, ending, written.finished[0], written.at_us)
 
@@ -297,10 +300,10 @@ class SessionDriver:
             for execution in open_ones:
                 self._session.cancel(execution.key)
                 self._let_go(execution)
-            clock = self._store.connection.clock
+            clock = self._store.clock
             given = [engine_death.hand_back(execution, self.model, self._worker_id, clock) for execution in open_ones]
             try:
-                outcomes = await self._store.release(self.model.model, given)
+                outcomes = await self._store.requeue(self.model.model, given)
             except StoreUnavailableError:
                 log.warning("redis is away; the leases run out by themselves", generations=len(given))
                 outcomes = [Outcome.FENCED] * len(given)

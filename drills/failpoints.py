@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 GATEWAY, WORKER, ENGINE = "gateway", "broker_worker", "engine_service"
-STORE = "tokenrelay.store.generations"
+GENERATIONS, ATTEMPTS = "tokenrelay.store.generations", "tokenrelay.store.attempts"
+QUEUE, LOG, REAPER = "tokenrelay.store.queue", "tokenrelay.store.log", "tokenrelay.store.reaper"
+FEED = "tokenrelay.store.feed"
 SERVICER = "gateway.grpc.generation_servicer"
 
 
@@ -90,7 +92,7 @@ def after(only: Callable[..., Any] = always) -> Wrap:
 
 
 def between_append_and_finish(original: Any, reach: Trap) -> Any:
-    """Reached in the middle of GenerationStore.write, which has both in one round trip: only the first half is sent."""
+    """Reached in the middle of Attempts.write, which has both in one round trip: only the first half is sent."""
 
     @functools.wraps(original)
     async def written(store: Any, additions: Sequence[Any], endings: Sequence[Any] = ()) -> Any:
@@ -155,33 +157,33 @@ def _starts(_: Any, __: Any, request: Any) -> bool:
 
 
 POINTS = (
-    Point("gateway-before-submit", GATEWAY, STORE, "GenerationStore.submit", before()),
-    Point("gateway-after-submit-before-accepted", GATEWAY, STORE, "GenerationStore.submit", after()),
-    Point("gateway-before-watch", GATEWAY, "tokenrelay.store.feed", "Feed.watch", before()),
-    Point("gateway-after-watch", GATEWAY, "tokenrelay.store.feed", "Feed.watch", after()),
-    Point("gateway-on-first-tokens-before-delivery", GATEWAY, "tokenrelay.store.feed", "Follower.push", before(_begins)),
+    Point("gateway-before-submit", GATEWAY, GENERATIONS, "Generations.submit", before()),
+    Point("gateway-after-submit-before-accepted", GATEWAY, GENERATIONS, "Generations.submit", after()),
+    Point("gateway-before-watch", GATEWAY, FEED, "Feed.join", before()),
+    Point("gateway-after-watch", GATEWAY, FEED, "Feed.join", after()),
+    Point("gateway-on-first-tokens-before-delivery", GATEWAY, FEED, "Follower.push", before(_begins)),
     Point("gateway-on-the-end-before-finished", GATEWAY, "gateway.core.readers", "Readers.ended", before()),
     Point("gateway-after-finished-before-status", GATEWAY, SERVICER, "GenerationServicer._relay", after()),
-    Point("gateway-before-unwatch", GATEWAY, "tokenrelay.store.feed", "Feed.unwatch", before()),
-    Point("gateway-after-unwatch", GATEWAY, "tokenrelay.store.feed", "Feed.unwatch", after()),
-    Point("gateway-before-cancel", GATEWAY, STORE, "GenerationStore.cancel", before()),
-    Point("gateway-after-cancel", GATEWAY, STORE, "GenerationStore.cancel", after()),
-    Point("gateway-after-reap", GATEWAY, STORE, "GenerationStore.reap", after(lambda reaped, *_: reaped.taken_over)),
-    Point("worker-after-read-before-claim", WORKER, STORE, "GenerationStore.read_queue", after(lambda found, *_: found)),
-    Point("worker-after-claim-before-start", WORKER, STORE, "GenerationStore.claim", after(lambda claims, *_: any(claims))),
-    Point("worker-after-reading-log", WORKER, STORE, "GenerationStore.read_whole_log", after()),
+    Point("gateway-before-unwatch", GATEWAY, FEED, "Feed.leave", before()),
+    Point("gateway-after-unwatch", GATEWAY, FEED, "Feed.leave", after()),
+    Point("gateway-before-cancel", GATEWAY, GENERATIONS, "Generations.cancel", before()),
+    Point("gateway-after-cancel", GATEWAY, GENERATIONS, "Generations.cancel", after()),
+    Point("gateway-after-reap", GATEWAY, REAPER, "Reaper.reap_once", after(lambda reaped, *_: reaped.taken_over)),
+    Point("worker-after-read-before-claim", WORKER, QUEUE, "Queue.read", after(lambda found, *_: found)),
+    Point("worker-after-claim-before-start", WORKER, ATTEMPTS, "Attempts.claim", after(lambda claims, *_: any(claims))),
+    Point("worker-after-reading-log", WORKER, LOG, "TokenLog.read_whole", after()),
     Point("worker-after-start-sent", WORKER, "grpc.aio._call", "StreamStreamCall.write", after(_starts)),
-    Point("worker-before-append", WORKER, STORE, "GenerationStore.write", before(_adds)),
-    Point("worker-after-append", WORKER, STORE, "GenerationStore.write", after(_added_and_ended_nothing)),
-    Point("worker-between-append-and-finish", WORKER, STORE, "GenerationStore.write", between_append_and_finish),
-    Point("worker-after-finish", WORKER, STORE, "GenerationStore.write", after(_ended)),
-    Point("worker-before-release", WORKER, STORE, "GenerationStore.release", before()),
-    Point("worker-after-release", WORKER, STORE, "GenerationStore.release", after()),
-    Point("worker-before-renew", WORKER, STORE, "GenerationStore.renew", before()),
-    Point("worker-after-renew", WORKER, STORE, "GenerationStore.renew", after()),
-    Point("worker-before-return-unclaimed", WORKER, STORE, "GenerationStore.return_unclaimed", before()),
-    Point("worker-after-return-unclaimed", WORKER, STORE, "GenerationStore.return_unclaimed", after()),
-    Point("worker-after-reap", WORKER, STORE, "GenerationStore.reap", after(lambda reaped, *_: reaped.taken_over)),
+    Point("worker-before-append", WORKER, ATTEMPTS, "Attempts.write", before(_adds)),
+    Point("worker-after-append", WORKER, ATTEMPTS, "Attempts.write", after(_added_and_ended_nothing)),
+    Point("worker-between-append-and-finish", WORKER, ATTEMPTS, "Attempts.write", between_append_and_finish),
+    Point("worker-after-finish", WORKER, ATTEMPTS, "Attempts.write", after(_ended)),
+    Point("worker-before-release", WORKER, ATTEMPTS, "Attempts.requeue", before()),
+    Point("worker-after-release", WORKER, ATTEMPTS, "Attempts.requeue", after()),
+    Point("worker-before-renew", WORKER, ATTEMPTS, "Attempts.renew", before()),
+    Point("worker-after-renew", WORKER, ATTEMPTS, "Attempts.renew", after()),
+    Point("worker-before-return-unclaimed", WORKER, QUEUE, "Queue.requeue", before()),
+    Point("worker-after-return-unclaimed", WORKER, QUEUE, "Queue.requeue", after()),
+    Point("worker-after-reap", WORKER, REAPER, "Reaper.reap_once", after(lambda reaped, *_: reaped.taken_over)),
     Point("engine-after-begin", ENGINE, "engine_service.session", "Session._begin", after()),
     Point("engine-before-frame", ENGINE, "engine_service.frames", "Frames.next", after(lambda frame, *_: frame is not None)),
     Point("engine-after-frame", ENGINE, "engine_service.frames", "Frames.next", before(lambda frames: frames._sent > 0)),

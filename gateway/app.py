@@ -58,12 +58,30 @@ class GatewayApplication:
 
         self._store = assembly.open_store(settings)
         self._resources.push_async_callback(self._store.connection.close)
-        self._feed = Feed(self._store, gateway_id, round(settings.watch_seconds * 1000))
+        self._feed = Feed(
+            connection=self._store.connection,
+            store=self._store.generations,
+            token_log=self._store.log,
+            gateway=gateway_id,
+            lease_ms=round(settings.watch_seconds * 1000),
+        )
         gateway_metrics.followers.set_function(self._feed.__len__)
-        self._directory = ModelDirectory(WorkerDirectory(self._store.connection), self._store, gateway_metrics)
+        self._directory = ModelDirectory(
+            connection=self._store.connection,
+            workers=WorkerDirectory(self._store.connection),
+            queue=self._store.queue,
+            metrics=gateway_metrics,
+        )
         self._open_metrics(registry)
-        self._reaper = Reaper(self._store, metrics.ReaperMetrics(registry))
-        self._readers = readers = Readers(self._store, self._feed, tracing, gateway_metrics, settings.call_patience_seconds)
+        self._reaper = Reaper(self._store.scripts, self._store.limits, metrics.ReaperMetrics(registry))
+        self._readers = readers = Readers(
+            store=self._store.generations,
+            shards=self._store.shards,
+            feed=self._feed,
+            tracing=tracing,
+            metrics=gateway_metrics,
+            patience=settings.call_patience_seconds,
+        )
         admission = Admission(
             directory=self._directory,
             clock=self._store.connection.clock,
@@ -76,7 +94,13 @@ class GatewayApplication:
             shards=settings.shards,
             grace_ms=round(settings.disconnect_grace_seconds * 1000),
         )
-        self._servicer = GenerationServicer(admission, readers, self._store, settings.call_patience_seconds)
+        self._servicer = GenerationServicer(
+            admission=admission,
+            readers=readers,
+            store=self._store.generations,
+            token_log=self._store.log,
+            patience=settings.call_patience_seconds,
+        )
 
         chain = Chain(tracing, metrics.CallMetrics(registry), settings)
         self._server = server.build(settings, SERVICES, [chain])

@@ -4,22 +4,23 @@ from collections.abc import Sequence
 
 from drills.broken import scripts
 from tokenrelay.store import keys
-from tokenrelay.store.generations import GenerationStore
-from tokenrelay.store.values import Addition, Ending, Outcome, Written
+from tokenrelay.store.attempts import Attempts
+from tokenrelay.store.values import Append, Finish, Outcome, WriteResults
 
 
 def install() -> None:
     scripts.alter(append=[scripts.APPEND_WITHOUT_FENCE, scripts.APPEND_AT_THE_END], finish=[scripts.FINISH_ANYWHERE])
-    write = GenerationStore.write
+    write = Attempts.write
 
-    async def owns(store: GenerationStore, addition: Addition) -> bool:
-        record = await store.connection.hash(keys.record(addition.generation_id, store.shard(addition.generation_id)))
-        return record.get(b"fence", b"").decode() == addition.fence
+    async def owns(attempts: Attempts, append: Append) -> bool:
+        key = keys.record(append.generation_id, keys.shard_of_ours(append.generation_id))
+        record = await attempts._connection.hash(key)
+        return record.get(b"fence", b"").decode() == append.fence
 
-    async def write_if_owned(store: GenerationStore, additions: Sequence[Addition], endings: Sequence[Ending] = ()) -> Written:
-        owned = [addition for addition in additions if await owns(store, addition)]
-        written = await write(store, owned, endings)
+    async def write_if_owned(attempts: Attempts, appends: Sequence[Append], finishes: Sequence[Finish] = ()) -> WriteResults:
+        owned = [append for append in appends if await owns(attempts, append)]
+        written = await write(attempts, owned, finishes)
         outcomes = dict(zip(owned, written.appended, strict=True))
-        return written._replace(appended=[outcomes.get(addition, Outcome.FENCED) for addition in additions])
+        return written._replace(appended=[outcomes.get(append, Outcome.FENCED) for append in appends])
 
-    GenerationStore.write = write_if_owned  # type: ignore[method-assign, assignment]
+    Attempts.write = write_if_owned  # type: ignore[method-assign, assignment]

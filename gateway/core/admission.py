@@ -56,7 +56,7 @@ class Admission:
             spec=request.spec.SerializeToString(),
             request_hash=request_hash(request),
             idempotency_key=request.idempotency_key,
-            queue_timeout_ms=_milliseconds(request.queue_timeout) if request.HasField("queue_timeout") else 0,
+            queue_timeout_ms=_milliseconds(request.queue_timeout) if request.HasField("queue_timeout") else None,
             time_limit_ms=_time_limit_ms(request, deadline_seconds),
             policy=request.on_disconnect or default,
             grace_ms=self.grace_ms,
@@ -90,9 +90,9 @@ def _milliseconds(duration: duration_pb2.Duration) -> int:
     return max(1, duration.ToMilliseconds())
 
 
-def _time_limit_ms(request: GenerationRequest, deadline_seconds: float | None) -> int:
-    """Returns the tighter of the request's limit and the call's deadline; 0 for none."""
+def _time_limit_ms(request: GenerationRequest, deadline_seconds: float | None) -> int | None:
+    """Returns the tighter of the request's limit and the call's deadline; None for none."""
     limits = [_milliseconds(request.time_limit)] if request.HasField("time_limit") else []
     if deadline_seconds is not None:
         limits.append(max(1, round(deadline_seconds * 1000)))
-    return min(limits, default=0)
+    return min(limits, default=None)

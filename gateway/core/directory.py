@@ -7,7 +7,8 @@ import structlog
 
 from tokenrelay.errors import InvalidRequestError, ModelNotFoundError, NoWorkerError, StoreUnavailableError
 from tokenrelay.metrics import GatewayMetrics
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.queue import Queue
+from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.values import Depth
 from tokenrelay.store.worker_directory import ServedModel, WorkerDirectory
 
@@ -20,9 +21,10 @@ FRESH = 0.1  # seconds for which what was read counts as new; calls may ask as o
 class ModelDirectory:
     """The models, and whether Redis answers."""
 
-    def __init__(self, registry: WorkerDirectory, store: GenerationStore, metrics: GatewayMetrics) -> None:
-        self._registry = registry
-        self._store = store
+    def __init__(self, *, connection: RedisConnection, workers: WorkerDirectory, queue: Queue, metrics: GatewayMetrics) -> None:
+        self._connection = connection
+        self._workers = workers
+        self._queue = queue
         self._metrics = metrics
         self._models: dict[str, ServedModel] = {}
         self._depths: dict[str, Depth] = {}
@@ -47,8 +49,8 @@ class ModelDirectory:
 
     async def _read(self) -> None:
         try:
-            await self._store.connection.read_clock()
-            self._models = await self._registry.read()
+            await self._connection.read_clock()
+            self._models = await self._workers.read()
             for name in self._models:
                 await self._measure(name)
             self.store_answers = True
@@ -59,10 +61,10 @@ class ModelDirectory:
         self._metrics.store_up.set(self.store_answers)
 
     async def _measure(self, name: str) -> None:
-        depth = self._depths[name] = await self._store.depth(name)
+        depth = self._depths[name] = await self._queue.depth(name)
         self._metrics.queued.labels(name).set(depth.generations)
         self._metrics.queued_bytes.labels(name).set(depth.bytes)
-        self._metrics.queue_age.labels(name).set(await self._store.queue_age(name) if depth.generations else 0)
+        self._metrics.queue_age.labels(name).set(await self._queue.age(name) if depth.generations else 0)
         self._metrics.workers.labels(name).set(self._models[name].model.workers)
 
     def available(self) -> list[tuple[ServedModel, int]]:

@@ -15,7 +15,8 @@ from tokenrelay.metrics import GatewayMetrics
 from tokenrelay.status import from_status
 from tokenrelay.store import keys
 from tokenrelay.store.feed import Feed, Follower
-from tokenrelay.store.generations import GenerationStore, not_found
+from tokenrelay.store.protocols import GatewayStore
+from tokenrelay.store.shards import Shards, not_found
 from tokenrelay.store.values import Accepted, LogItem, Submission
 from tokenrelay.telemetry import Tracing
 from tokenrelay.v1 import generation_pb2
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Reader:
-    """A place in a token log, watched as long as the reader is open."""
+    """A place in a token log. As long as the reader is open, its gateway has a reader lease on the generation."""
 
     generation_id: str
     after: int
@@ -53,8 +54,18 @@ class Readers:
         patience: seconds that a new call waits for Redis.
     """
 
-    def __init__(self, store: GenerationStore, feed: Feed, tracing: Tracing, metrics: GatewayMetrics, patience: float) -> None:
+    def __init__(
+        self,
+        *,
+        store: GatewayStore,
+        shards: Shards,
+        feed: Feed,
+        tracing: Tracing,
+        metrics: GatewayMetrics,
+        patience: float,
+    ) -> None:
         self._store = store
+        self._shards = shards
         self._feed = feed
         self._tracing = tracing
         self._metrics = metrics
@@ -64,20 +75,20 @@ class Readers:
     def leave(self) -> None:
         """Makes readers leave without a word, since this gateway stops.
 
-        Its watch runs out instead of being taken away, so that clients have time to come back through another gateway.
+        Its reader leases run out instead of being taken away, so that clients have time to come back through another gateway.
         """
         self._leaving = True
 
     async def submit_detached(self, submission: Submission) -> str:
         """Accepts a generation that nobody reads yet; returns its id."""
-        accepted = await self._submit(submission, "", 0)
+        accepted = await self._submit(submission, None)
         return accepted.generation_id
 
     @asynccontextmanager
     async def submitted(self, submission: Submission, *, end_only: bool = False) -> AsyncIterator[Reader]:
         """Accepts a generation and reads it from its beginning."""
         follower = self._feed.follow(submission.generation_id, 0, from_log=False, end_only=end_only)
-        submitting = asyncio.ensure_future(self._submit(submission, follower.watcher, self._feed.watch_ms))
+        submitting = asyncio.ensure_future(self._submit(submission, follower.reader))
         try:
             accepted = await asyncio.shield(submitting)
         except asyncio.CancelledError:
@@ -104,15 +115,15 @@ class Readers:
             GenerationNotFoundError: there is none, or no longer.
             OutOfRangeError: it has no such sequence.
         """
-        self._store.shard(generation_id)
+        self._shards.of(generation_id)
         follower = self._feed.follow(generation_id, after, from_log=True, end_only=end_only)
         reader = Reader(generation_id, after, follower)
         async with self._closing(reader, bound=False):
-            standing = await self._feed.watch(follower, self._patience)
-            if standing is None:
+            lease = await self._feed.join(follower, self._patience)
+            if lease is None:
                 raise not_found(generation_id)
-            if not 0 <= after <= standing.last:
-                raise OutOfRangeError.of_field("after_sequence", f"is {after}; the log goes from 0 to {standing.last}")
+            if not 0 <= after <= lease.last:
+                raise OutOfRangeError.of_field("after_sequence", f"is {after}; the log goes from 0 to {lease.last}")
             yield reader
 
     @asynccontextmanager
@@ -129,24 +140,24 @@ class Readers:
         finally:
             last = self._feed.unfollow(reader.follower)
             expires = bound and calls.current().is_past_deadline()
-            # The terminal record took all watches with it.
+            # The terminal record took all reader leases with it.
             if last and not self._leaving and not expires and not reader.at_end:
-                await asyncio.shield(self._unwatch(reader.follower))
+                await asyncio.shield(self._give_up_lease(reader.follower))
 
-    async def _unwatch(self, follower: Follower) -> None:
+    async def _give_up_lease(self, follower: Follower) -> None:
         try:
-            await self._feed.unwatch(follower)
+            await self._feed.leave(follower)
         except StoreUnavailableError:
-            log.warning("redis is away; a reader's watch runs out by itself", generation_id=follower.generation_id)
+            log.warning("redis is away; a reader's lease runs out by itself", generation_id=follower.generation_id)
 
     async def _take_back(self, submitting: asyncio.Future[Accepted], follower: Follower) -> None:
         """Leaves a generation whose client left while it was being stored."""
         self._feed.unfollow(follower)
         with suppress(TokenrelayError):
             if (await submitting).created:
-                await self._unwatch(follower)
+                await self._give_up_lease(follower)
 
-    async def _submit(self, submission: Submission, watcher: str, watch_ms: int) -> Accepted:
+    async def _submit(self, submission: Submission, reader: str | None) -> Accepted:
         call, model = calls.current(), submission.job.model
         queue = keys.queue(keys.JOBS, model, 0)
         started = time.monotonic()
@@ -166,7 +177,9 @@ class Readers:
         context = telemetry.child_context(span) if self._tracing.enabled else call.context
         submission.job.traceparent = telemetry.traceparent_of(context)
         try:
-            accepted = await self._store.submit(submission, watcher, watch_ms, patience=self._patience)
+            accepted = await self._store.submit(
+                submission, reader=reader, lease_ms=self._feed.lease_ms, patience=self._patience
+            )
         except Exception as error:
             telemetry.fail(span, type(error).__name__)
             raise
@@ -189,7 +202,7 @@ class Readers:
         assert terminal is not None
         if terminal.state != generation_pb2.GENERATION_STATE_FINISHED:
             raise from_status(terminal.error)
-        clock = self._store.connection.clock
+        clock = self._store.clock
         if clock.to_peer(calls.current().received_ns) // 1000 > item.finished_us:
             return timings.timings(terminal.timeline, item.finished_us)
         now_us = clock.now() // 1000

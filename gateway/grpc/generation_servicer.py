@@ -7,7 +7,8 @@ from gateway.core.admission import Admission
 from gateway.core.readers import Reader, Readers
 from tokenrelay import calls, telemetry, timings
 from tokenrelay.errors import DrainingError, OutOfRangeError
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.log import TokenLog
+from tokenrelay.store.protocols import GatewayStore
 from tokenrelay.store.records import Record
 from tokenrelay.store.values import LogItem
 from tokenrelay.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
@@ -22,10 +23,13 @@ Context = Any  # grpc.aio.ServicerContext, whose type parameters say nothing her
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     """Serves generations. What streams write is bytes already: deltas are forwarded as the engine service made them."""
 
-    def __init__(self, admission: Admission, readers: Readers, store: GenerationStore, patience: float) -> None:
+    def __init__(
+        self, *, admission: Admission, readers: Readers, store: GatewayStore, token_log: TokenLog, patience: float
+    ) -> None:
         self._admission = admission
         self._readers = readers
         self._store = store
+        self._log = token_log
         self._patience = patience  # seconds that a new call waits for Redis
         self._draining = False
 
@@ -80,7 +84,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> generation_service_pb2.GetGenerationResponse:
         """Answers with what the log holds now."""
         record = await self._store.read_record(request.generation_id, self._patience)
-        items = await self._store.read_whole_log(request.generation_id)
+        items = await self._log.read_whole(request.generation_id)
         whole = responses.generation(record, items, _stored_timings(record, items))
         return generation_service_pb2.GetGenerationResponse(generation=whole)
 

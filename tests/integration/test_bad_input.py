@@ -96,7 +96,7 @@ async def test_a_wrong_request_is_refused_with_the_field_and_the_limit(
         field = message.partition(":")[0]
         if "." in field or " " not in field:
             assert field in [violation.field for violation in bad.field_violations]
-    assert (await served.worker.application._store.depth("simulated-test")).generations == 0
+    assert (await served.worker.application._store.queue.depth("simulated-test")).generations == 0
 
 
 async def failure(call: Any) -> tuple[grpc.StatusCode, str, str]:
@@ -260,7 +260,7 @@ async def test_a_queue_timeout_and_a_deadline_hold_in_the_queue(stack: Stack) ->
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
     async def empty() -> bool:
-        return (await gateway.application._store.depth("simulated-test")).generations == 0
+        return (await gateway.application._store.queue.depth("simulated-test")).generations == 0
 
     await eventually(empty, "the expired ones have left the queue")
     running.cancel()

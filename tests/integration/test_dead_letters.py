@@ -31,8 +31,8 @@ from tests.support.stack import MODEL, Running, Stack
 from tests.support.waiting import eventually
 from tokenrelay.errors import EngineDiedError
 from tokenrelay.store import keys
+from tokenrelay.store.assembly import assemble
 from tokenrelay.store.dead_letters import DeadLetters
-from tokenrelay.store.generations import GenerationStore
 from tokenrelay.store.records import Record
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.v1 import store_pb2
@@ -122,7 +122,7 @@ class Bench:
         return await read(self.stub.AttachGeneration(s.AttachGenerationRequest(generation_id=generation_id)))
 
     async def record(self, generation_id: str) -> Record:
-        record: Record = await self.worker.application._store.read_record(generation_id)
+        record: Record = await self.worker.application._store.generations.read_record(generation_id)
         return record
 
     async def wait_until_begun(self, generation_id: str, epoch: int) -> None:
@@ -379,10 +379,10 @@ async def test_what_is_read_after_the_engine_s_loss_goes_back_at_once(served: Se
     generation_id = await bench.submit(spec())
 
     async def waits_unread() -> bool:
-        hanging = sum((await store.hanging(MODEL, 0)).values())
-        return hanging == 0 and (await store.queue_age(MODEL)) > 1.5  # by then the last read has ended
+        pending = sum((await store.queue.pending(MODEL, 0)).values())
+        return pending == 0 and (await store.queue.age(MODEL)) > 1.5  # by then the last read has ended
 
-    await eventually(waits_unread, "it hangs on no worker", patience=5.0)
+    await eventually(waits_unread, "it is pending on no worker", patience=5.0)
     await served.stack.add_worker(await served.stack.add_engine())
     check_whole(spec(), await bench.end_of(generation_id), attempts=1)
 
@@ -461,7 +461,7 @@ async def test_a_suspect_lets_others_pass_and_then_has_the_engine_for_itself(
     runs = await started(long)
     wanted = spec("suspect", max_tokens=3000)
     suspect = suspect_of(wanted)
-    await store.submit(suspect, "", 0)
+    await store.generations.submit(suspect)
     intake = served.worker.application._intake
     await eventually(lambda: intake._entries.suspects, "the suspect was read")
     passes = await bench.submit(spec("passes"))
@@ -481,12 +481,12 @@ async def test_a_suspect_lets_others_pass_and_then_has_the_engine_for_itself(
 async def test_many_suspects_wait_for_no_other_s_end_and_the_poison_among_them_is_found(
     stack: Stack, connection: RedisConnection
 ) -> None:
-    store = GenerationStore(connection, StoreLimits())
+    store = assemble(connection, StoreLimits())
     wanted = [spec(f"suspect {number}", max_tokens=1500) for number in range(5)]
     suspects = [suspect_of(one) for one in (*wanted[:2], spec("!crash 0"), *wanted[2:])]
     ordinary = replace(suspect_of(spec("ordinary", max_tokens=1500)), suspect=False)
     for one in (ordinary, *suspects):
-        await store.submit(one, "", 0)
+        await store.generations.submit(one)
     poison = suspects.pop(2)
     async with engine_process() as engine:
         bench = await Bench.at(stack, engine.port)
@@ -514,7 +514,7 @@ async def test_a_suspect_that_a_busy_worker_has_read_runs_first_on_a_new_one(sta
     long = bench.stream(spec("long", max_tokens=100_000))
     await started(long)
     suspect = suspect_of(spec("suspect"))
-    await busy.application._store.submit(suspect, "", 0)
+    await busy.application._store.generations.submit(suspect)
     intake = busy.application._intake
     await eventually(lambda: intake._entries.suspects, "the busy worker has read it")
     others = [await bench.submit(spec(f"other {number}")) for number in range(5)]

@@ -111,7 +111,7 @@ async def test_a_stream_goes_on_when_its_engine_dies(served: Served) -> None:
 
 
 async def test_a_complete_log_is_finished_by_any_engine(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = served.worker.application._store
+    store = served.worker.application._store.attempts
     write, reached = store.write, asyncio.Event()
 
     async def dies_before_the_end(additions: Any, endings: Any = ()) -> Any:
@@ -378,7 +378,7 @@ async def test_a_paused_redis_only_delays(own_redis: RedisServer) -> None:
 
 
 async def queued(gateway: Running, count: int) -> bool:
-    return (await gateway.application._store.depth("simulated-test")).generations == count
+    return (await gateway.application._store.queue.depth("simulated-test")).generations == count
 
 
 async def until(call: Any, sequence: int) -> list[g.GenerationEvent]:

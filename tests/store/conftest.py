@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from tokenrelay.metrics import ReaperMetrics
 from tokenrelay.store import keys
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.assembly import Store, assemble
+from tokenrelay.store.reaper import Reaper
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import Accepted, Addition, Claim, Ending, Outcome, QueueEntry, StoreLimits, Submission
+from tokenrelay.store.values import Accepted, Append, Claim, Finish, Outcome, QueueEntry, Reaped, StoreLimits, Submission
 from tokenrelay.v1 import generation_pb2
 
 MODEL = "demo"
@@ -21,8 +24,8 @@ def submission(**changes: object) -> Submission:
         "spec": b"spec",
         "request_hash": "h",
         "idempotency_key": "",
-        "queue_timeout_ms": 0,
-        "time_limit_ms": 0,
+        "queue_timeout_ms": None,
+        "time_limit_ms": None,
         "policy": generation_pb2.DISCONNECT_POLICY_DETACH,
         "grace_ms": 0,
     }
@@ -33,21 +36,21 @@ def submission(**changes: object) -> Submission:
 class Bench:
     """The store, with what a gateway and a worker do to it as one call each."""
 
-    store: GenerationStore
+    store: Store
     nonces: int = field(default=0)
 
-    async def submit(self, *, gateway: str = "", watch_ms: int = 0, **changes: object) -> str:
-        return (await self.submit_whole(gateway=gateway, watch_ms=watch_ms, **changes)).generation_id
+    async def submit(self, *, gateway: str | None = None, lease_ms: int = 0, **changes: object) -> str:
+        return (await self.submit_whole(gateway=gateway, lease_ms=lease_ms, **changes)).generation_id
 
-    async def submit_whole(self, *, gateway: str = "", watch_ms: int = 0, **changes: object) -> Accepted:
-        return await self.store.submit(submission(**changes), gateway, watch_ms)
+    async def submit_whole(self, *, gateway: str | None = None, lease_ms: int = 0, **changes: object) -> Accepted:
+        return await self.store.generations.submit(submission(**changes), reader=gateway, lease_ms=lease_ms)
 
     async def read(self, worker: str = "w1", count: int = 10) -> list[QueueEntry]:
-        return await self.store.read_queue(MODEL, worker, count, 0, block=False)
+        return await self.store.queue.read(MODEL, worker, count, 0, block=False)
 
     async def claim(self, entry: QueueEntry, worker: str = "w1", nonce: str | None = None) -> Claim | None:
         self.nonces += 1
-        (claim,) = await self.store.claim(MODEL, "f1", worker, [(entry, nonce or f"n{self.nonces}")])
+        (claim,) = await self.store.attempts.claim(MODEL, "f1", worker, [(entry, nonce or f"n{self.nonces}")])
         return claim
 
     async def take(self, worker: str = "w1") -> Claim:
@@ -59,24 +62,27 @@ class Bench:
     async def append(self, claim: Claim, before: int, after: int, text: str = "x") -> Outcome:
         delta = generation_pb2.Delta(text=text, token_ids=range(before, after)).SerializeToString()
         entry = store_pb2.LogEntry(delta=delta, token_count=after - before, epoch=claim.epoch).SerializeToString()
-        written = await self.store.write([Addition(claim.record.generation_id, claim.fence, before, after, entry)])
+        written = await self.store.attempts.write([Append(claim.record.generation_id, claim.fence, before, after, entry)])
         return written.appended[0]
 
     async def finish(self, claim: Claim, last: int) -> Outcome:
         terminal = store_pb2.Terminal(state=generation_pb2.GENERATION_STATE_FINISHED, exact=True)
-        written = await self.store.write([], [Ending(claim.record.generation_id, claim.fence, last, terminal)])
+        written = await self.store.attempts.write([], [Finish(claim.record.generation_id, claim.fence, last, terminal)])
         return written.finished[0]
 
+    async def reap(self, shard: int = 0) -> Reaped:
+        return await Reaper(self.store.scripts, self.store.limits, ReaperMetrics(CollectorRegistry())).reap_once(shard)
+
     async def state(self, generation_id: str) -> str:
-        record = await self.store.read_record(generation_id)
+        record = await self.store.generations.read_record(generation_id)
         return generation_pb2.GenerationState.Name(record.state).removeprefix("GENERATION_STATE_")
 
     async def sequences(self, generation_id: str, after: int = 0) -> list[int]:
-        return [item.sequence for item in await self.store.read_log(generation_id, after)]
+        return [item.sequence for item in await self.store.log.read(generation_id, after)]
 
 
 @pytest.fixture
 async def bench(connection: RedisConnection) -> Bench:
-    store = GenerationStore(connection, StoreLimits(lease_ms=200, retention_ms=60_000))
-    await store.prepare_queues(MODEL)
+    store = assemble(connection, StoreLimits(lease_ms=200, retention_ms=60_000))
+    await store.queue.prepare(MODEL)
     return Bench(store)

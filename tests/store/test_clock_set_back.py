@@ -21,7 +21,7 @@ def set_back(redis: RedisServer, generation_id: str) -> None:
 async def test_a_dead_owners_generation_is_taken_over_all_the_same(bench: Bench, redis: RedisServer) -> None:
     name = await bench.submit()
     await bench.take("w1")
-    await bench.store.reap(0)
+    await bench.reap()
     set_back(redis, name)
     await until_reaped(bench, "taken_over")
     assert (await bench.take("w2")).epoch == 2
@@ -30,8 +30,8 @@ async def test_a_dead_owners_generation_is_taken_over_all_the_same(bench: Bench,
 async def test_a_live_owner_keeps_what_it_has(bench: Bench, redis: RedisServer) -> None:
     name = await bench.submit()
     claim = await bench.take("w1")
-    await bench.store.reap(0)
+    await bench.reap()
     set_back(redis, name)
     for _ in range(3):
-        assert (await bench.store.reap(0)).taken_over == 0
-        assert await bench.store.renew([(name, claim.fence)]) == ["OK"]
+        assert (await bench.reap()).taken_over == 0
+        assert await bench.store.attempts.renew([(name, claim.fence)]) == ["OK"]

@@ -8,10 +8,10 @@ from tests.store.conftest import MODEL, Bench
 from tests.store.test_life_of_a_generation import until_reaped
 from tokenrelay.errors import GenerationNotFoundError, IdempotencyConflictError, QueueFullError
 from tokenrelay.store import dead_letters, keys
+from tokenrelay.store.assembly import assemble
 from tokenrelay.store.dead_letters import DeadLetters
-from tokenrelay.store.generations import GenerationStore
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import Claim, HandBack, Outcome, StoreLimits
+from tokenrelay.store.values import Claim, Outcome, Requeue, StoreLimits
 from tokenrelay.store.worker_directory import WorkerDirectory
 from tokenrelay.v1 import generation_pb2, model_service_pb2
 
@@ -20,16 +20,16 @@ FAILED = store_pb2.Terminal(state=generation_pb2.GENERATION_STATE_FAILED)
 
 async def engine_died(bench: Bench, claim: Claim, *, alone: bool = True) -> Outcome:
     """What a worker says whose engine has died: for a suspect that ran alone with what becomes of it."""
-    record, death = claim.record, HandBack(claim.record.generation_id, claim.fence, engine_died=True)
+    record, death = claim.record, Requeue(claim.record.generation_id, claim.fence, engine_died=True)
     if record.is_suspect and alone:
         letter = store_pb2.DeadLetter(generation_id=record.generation_id, job=record.job, spec=record.spec)
         death = death._replace(terminal=FAILED, letter=letter)
-    (outcome,) = await bench.store.release(MODEL, [death])
+    (outcome,) = await bench.store.attempts.requeue(MODEL, [death])
     return outcome
 
 
 async def engine_deaths(bench: Bench, generation_id: str) -> int:
-    return (await bench.store.read_record(generation_id)).engine_deaths
+    return (await bench.store.generations.read_record(generation_id)).engine_deaths
 
 
 @pytest.fixture
@@ -63,12 +63,12 @@ async def test_the_first_death_makes_a_suspect_and_the_second_a_dead_letter(benc
     assert claim.record.is_suspect
     assert await engine_died(bench, claim) is Outcome.DEAD
     assert await bench.state(generation_id) == "FAILED"
-    (item,) = await bench.store.read_log(generation_id, 0)
+    (item,) = await bench.store.log.read(generation_id, 0)
     assert item.terminal == FAILED
     (letter,) = await letters.all()
     assert (letter.generation_id, letter.content.spec, letter.model) == (generation_id, b"spec", MODEL)
     assert await bench.read() == [], "it is in no queue any more"
-    assert (await bench.store.depth(MODEL)).generations == 0
+    assert (await bench.store.queue.depth(MODEL)).generations == 0
 
 
 async def test_a_death_among_others_counts_and_is_no_verdict(bench: Bench) -> None:
@@ -134,13 +134,13 @@ async def test_a_dead_letter_that_is_told_twice_is_one(bench: Bench, letters: De
     claim = await bench.take()
     assert [await engine_died(bench, claim) for _ in range(3)] == [Outcome.DEAD] * 3
     assert len(await letters.all()) == 1
-    assert len(await bench.store.read_log(generation_id, 0)) == 1
+    assert len(await bench.store.log.read(generation_id, 0)) == 1
 
 
 async def test_one_that_failed_otherwise_is_no_dead_letter(bench: Bench, letters: DeadLetters) -> None:
     await bench.submit()
     claim = await bench.take()
-    await bench.store.cancel(claim.record.generation_id)
+    await bench.store.generations.cancel(claim.record.generation_id)
     await bench.finish(claim, 0)
     assert await engine_died(bench, claim) is Outcome.FENCED
     assert await letters.all() == []
@@ -165,16 +165,16 @@ async def test_a_suspect_stays_one_when_it_is_handed_back(bench: Bench) -> None:
     await bench.submit()
     await engine_died(bench, await bench.take())
     (entry,) = await bench.read("w1")
-    assert await bench.store.still_waits(entry)
-    await bench.store.return_unclaimed(MODEL, [entry])
-    assert not await bench.store.still_waits(entry), "another worker may have it now"
+    assert await bench.store.queue.still_waits(entry)
+    await bench.store.queue.requeue(MODEL, [entry])
+    assert not await bench.store.queue.still_waits(entry), "another worker may have it now"
     (entry,) = await bench.read("w2")
     claim = await bench.claim(entry, "w2")
     assert claim is not None
-    assert not await bench.store.still_waits(entry), "it runs"
-    await bench.store.release(MODEL, [HandBack(claim.record.generation_id, claim.fence)])
+    assert not await bench.store.queue.still_waits(entry), "it runs"
+    await bench.store.attempts.requeue(MODEL, [Requeue(claim.record.generation_id, claim.fence)])
     await bench.read("w3")
-    (hanging,) = await bench.store.hanging_entries(MODEL, 0, "w3", 0)
+    (hanging,) = await bench.store.queue.pending_entries(MODEL, 0, "w3", 0)
     assert hanging.is_suspect
 
 
@@ -258,10 +258,10 @@ async def test_a_requeue_that_broke_off_is_not_done_twice(
 
 async def test_a_requeue_that_is_refused_keeps_the_letter(bench: Bench, letters: DeadLetters) -> None:
     letter = await letters.find(await dead(bench))
-    full = DeadLetters(GenerationStore(bench.store.connection, StoreLimits(queued_generations=0)))
+    full = DeadLetters(assemble(bench.store.connection, StoreLimits(queued_generations=0)))
     with pytest.raises(QueueFullError):
         await full.requeue(letter)
-    taken = GenerationStore(bench.store.connection, StoreLimits())
+    taken = assemble(bench.store.connection, StoreLimits())
     other = f"dead-letter {letter.generation_id}"
     await bench.submit(idempotency_key=other, request_hash="another")
     with pytest.raises(IdempotencyConflictError):
@@ -274,9 +274,9 @@ async def test_a_history_tells_where_each_attempt_ended(bench: Bench) -> None:
     first = await bench.take("w1")
     await bench.append(first, 0, 2)
     await bench.append(first, 2, 3)
-    await bench.store.release(MODEL, [HandBack(first.record.generation_id, first.fence)])
+    await bench.store.attempts.requeue(MODEL, [Requeue(first.record.generation_id, first.fence)])
     second = await bench.take("w2")
-    await bench.store.release(MODEL, [HandBack(second.record.generation_id, second.fence)])
+    await bench.store.attempts.requeue(MODEL, [Requeue(second.record.generation_id, second.fence)])
     lost = (await bench.take("w3")).record.lost_attempts
     assert [attempt.sequence for attempt in lost] == [3, 3]
     assert lost[0].claimed_us < lost[0].appended_us < lost[1].claimed_us == lost[1].appended_us
@@ -288,8 +288,8 @@ async def test_a_history_of_the_version_before_can_be_read(bench: Bench) -> None
     await bench.append(claim, 0, 2)
     client = bench.store.connection._commands
     await client.hset(keys.record(generation_id, 0), "history", "10,11;20,21;")
-    await bench.store.release(MODEL, [HandBack(generation_id, claim.fence)])
+    await bench.store.attempts.requeue(MODEL, [Requeue(generation_id, claim.fence)])
     lost = (await bench.take("w2")).record.lost_attempts
     assert [(attempt.claimed_us, attempt.appended_us, attempt.sequence) for attempt in lost[:2]] == [(10, 11, 0), (20, 21, 0)]
     assert lost[2].sequence == 2
-    assert (await bench.store.read_record(generation_id)).lost_attempts == lost
+    assert (await bench.store.generations.read_record(generation_id)).lost_attempts == lost

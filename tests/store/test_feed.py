@@ -13,6 +13,11 @@ from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import LogItem
 
 
+def feed_of(bench: Bench) -> Feed:
+    store = bench.store
+    return Feed(connection=store.connection, store=store.generations, token_log=store.log, gateway="g1", lease_ms=15_000)
+
+
 async def failure_of(follower: Follower) -> Exception | None:
     """Returns what a follower raises at once, None if it goes on waiting."""
     reading = asyncio.ensure_future(follower.next_items())
@@ -26,7 +31,7 @@ async def failure_of(follower: Follower) -> Exception | None:
 
 
 async def test_a_generation_that_is_being_submitted_is_not_lost(bench: Bench) -> None:
-    feed = Feed(bench.store, "g1", 15_000)
+    feed = feed_of(bench)
     follower = feed.follow(keys.new_generation_id(0), 0, from_log=False)
     await feed.renew_once()
     assert await failure_of(follower) is None
@@ -34,13 +39,13 @@ async def test_a_generation_that_is_being_submitted_is_not_lost(bench: Bench) ->
 
 @pytest.mark.parametrize("by", ["submit", "attach"])
 async def test_an_accepted_generation_that_is_gone_is_lost(bench: Bench, redis: RedisServer, by: str) -> None:
-    feed = Feed(bench.store, "g1", 15_000)
-    name = await bench.submit(gateway="g1", watch_ms=15_000)
+    feed = feed_of(bench)
+    name = await bench.submit(gateway="g1", lease_ms=15_000)
     follower = feed.follow(name, 0, from_log=False)
     if by == "submit":
         follower.is_accepted = True
     else:
-        assert await feed.watch(follower, 5.0) is not None
+        assert await feed.join(follower, 5.0) is not None
     await feed.renew_once()
     assert await failure_of(follower) is None
     client = redis.client()
@@ -51,7 +56,7 @@ async def test_an_accepted_generation_that_is_gone_is_lost(bench: Bench, redis: 
 
 
 async def test_a_reader_that_is_far_behind_is_not_kept_up_with(bench: Bench) -> None:
-    follower = Feed(bench.store, "g1", 15_000).follow(keys.new_generation_id(0), 0, from_log=False)
+    follower = feed_of(bench).follow(keys.new_generation_id(0), 0, from_log=False)
     most = BUFFER_BYTES // ITEM_BYTES  # an item of one token has next to nothing beside what it takes itself
     for sequence in range(1, most + 1):
         follower.push(LogItem(sequence, store_pb2.LogEntry(token_count=1)), 0)
@@ -65,7 +70,7 @@ async def test_a_reader_that_is_far_behind_is_not_kept_up_with(bench: Bench) -> 
 async def test_what_comes_while_the_log_is_read_is_not_slept_over(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    follower = Feed(bench.store, "g1", 15_000).follow(keys.new_generation_id(0), 0, from_log=True)
+    follower = feed_of(bench).follow(keys.new_generation_id(0), 0, from_log=True)
 
     async def read_log(generation_id: str, after: int) -> list[LogItem]:
         monkeypatch.undo()
@@ -74,13 +79,13 @@ async def test_what_comes_while_the_log_is_read_is_not_slept_over(
                 follower.push(LogItem(1, store_pb2.LogEntry(token_count=1)), 0)
             case "a reason to read again":
                 follower.reread()
-                monkeypatch.setattr(bench.store, "read_log", lambda *_: asyncio.sleep(0, [later]))
+                monkeypatch.setattr(bench.store.log, "read", lambda *_: asyncio.sleep(0, [later]))
             case _:
                 follower.fail(DataLossError("gone"))
         return []
 
     later = LogItem(1, store_pb2.LogEntry(token_count=1))
-    monkeypatch.setattr(bench.store, "read_log", read_log)
+    monkeypatch.setattr(bench.store.log, "read", read_log)
     reading = asyncio.wait_for(follower.next_items(), 5)
     if what == "a failure":
         with pytest.raises(DataLossError):
@@ -90,8 +95,8 @@ async def test_what_comes_while_the_log_is_read_is_not_slept_over(
 
 
 async def test_who_is_behind_at_two_looks_reads_the_log_and_who_is_at_one_does_not(bench: Bench) -> None:
-    feed = Feed(bench.store, "g1", 15_000)
-    name = await bench.submit(gateway="g1", watch_ms=15_000)
+    feed = feed_of(bench)
+    name = await bench.submit(gateway="g1", lease_ms=15_000)
     claim = await bench.take()
     lost, late = (feed.follow(name, 0, from_log=False) for _ in range(2))
     await bench.append(claim, 0, 1)

@@ -6,7 +6,7 @@ from broker_worker.lease_keeper import LeaseKeeper
 from tests.store.conftest import MODEL, Bench
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.assembly import assemble
 from tokenrelay.store.redis.thread_connection import ThreadConnection
 from tokenrelay.store.values import Outcome, StoreLimits
 
@@ -14,40 +14,40 @@ LEASE, HUNG_AFTER = 1.0, 3.0  # seconds
 
 
 async def test_a_busy_loop_keeps_its_leases_and_a_hung_one_does_not(bench: Bench, redis: RedisServer) -> None:
-    store = GenerationStore(bench.store.connection, StoreLimits(lease_ms=round(LEASE * 1000)))
+    store = assemble(bench.store.connection, StoreLimits(lease_ms=round(LEASE * 1000)))
     worker = Bench(store)
     generation_id = await worker.submit()
     claim = await worker.take()
     connection = ThreadConnection(redis.url)
-    keeper = LeaseKeeper(store, connection, lambda: [(generation_id, claim.fence)], LEASE / 5, HUNG_AFTER)
+    keeper = LeaseKeeper(store.attempts, connection, lambda: [(generation_id, claim.fence)], LEASE / 5, HUNG_AFTER)
     keeper.start()  # and after that the loop does not tick
     started = time.monotonic()
 
     async def taken_over() -> bool:
-        return (await store.reap(0)).taken_over == 1
+        return (await worker.reap()).taken_over == 1
 
     try:
         await eventually(taken_over, "the leases of a hung loop run out")
     finally:
         keeper.close()
     assert time.monotonic() - started > HUNG_AFTER - LEASE / 2, "the thread has renewed until then"
-    assert await store.renew([(generation_id, claim.fence)]) == [Outcome.FENCED]
+    assert await store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.FENCED]
 
 
 async def test_a_loop_that_ticks_renews_by_itself(bench: Bench, redis: RedisServer) -> None:
     await bench.submit()
     claim = await bench.take()
     keeper = LeaseKeeper(
-        bench.store, ThreadConnection(redis.url), lambda: [(claim.record.generation_id, claim.fence)], 0.02, HUNG_AFTER
+        bench.store.attempts, ThreadConnection(redis.url), lambda: [(claim.record.generation_id, claim.fence)], 0.02, HUNG_AFTER
     )
     keeper.start()
 
     async def taken_over() -> bool:
         keeper.tick()
-        return (await bench.store.reap(0)).taken_over == 1
+        return (await bench.reap()).taken_over == 1
 
     try:
         await eventually(taken_over, "nobody renews, since the thread leaves that to a loop that ticks")
     finally:
         keeper.close()
-    assert (await bench.store.depth(MODEL)).generations == 1
+    assert (await bench.store.queue.depth(MODEL)).generations == 1

@@ -15,36 +15,36 @@ from tokenrelay.errors import (
     StoreFullError,
 )
 from tokenrelay.store import keys
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.assembly import assemble
 from tokenrelay.store.redis import streams as streams_module
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import Addition, Claim, Depth, HandBack, Outcome, StoreLimits
+from tokenrelay.store.values import Append, Claim, Depth, Outcome, Requeue, StoreLimits
 from tokenrelay.v1 import generation_pb2
 
 
 async def test_goes_from_queued_to_finished(bench: Bench) -> None:
     generation_id = await bench.submit()
     assert await bench.state(generation_id) == "QUEUED"
-    assert (await bench.store.depth(MODEL)).generations == 1
+    assert (await bench.store.queue.depth(MODEL)).generations == 1
 
     claim = await bench.take()
     assert claim.record.generation_id == generation_id
     assert claim.record.spec == b"spec"
     assert (claim.epoch, claim.record.epoch) == (1, 1)
     assert await bench.state(generation_id) == "RUNNING"
-    assert await bench.store.depth(MODEL) == Depth(0, 0)
+    assert await bench.store.queue.depth(MODEL) == Depth(0, 0)
 
     assert await bench.append(claim, 0, 1) is Outcome.OK
     assert await bench.append(claim, 1, 3) is Outcome.OK
     assert await bench.finish(claim, 3) is Outcome.OK
 
     assert await bench.state(generation_id) == "FINISHED"
-    items = await bench.store.read_log(generation_id, 0)
+    items = await bench.store.log.read(generation_id, 0)
     assert [item.sequence for item in items] == [1, 3, 3]
     assert items[-1].terminal is not None
-    assert [item.sequence for item in await bench.store.read_log(generation_id, 1)] == [3, 3]
-    assert [item.sequence for item in await bench.store.read_log(generation_id, 2)] == [3, 3], "the event that contains 3"
-    assert [item.terminal is not None for item in await bench.store.read_log(generation_id, 3)] == [True]
+    assert [item.sequence for item in await bench.store.log.read(generation_id, 1)] == [3, 3]
+    assert [item.sequence for item in await bench.store.log.read(generation_id, 2)] == [3, 3], "the event that contains 3"
+    assert [item.terminal is not None for item in await bench.store.log.read(generation_id, 3)] == [True]
 
 
 async def test_leaves_nothing_behind_but_what_expires(bench: Bench) -> None:
@@ -77,10 +77,10 @@ async def test_nothing_expires_before_it_is_finished(bench: Bench) -> None:
 
 async def test_a_retried_submit_is_the_same_generation(bench: Bench) -> None:
     wanted = submission()
-    first = await bench.store.submit(wanted, "", 0)
-    again = await bench.store.submit(wanted, "", 0)
+    first = await bench.store.generations.submit(wanted)
+    again = await bench.store.generations.submit(wanted)
     assert first == again
-    assert (await bench.store.depth(MODEL)).generations == 1
+    assert (await bench.store.queue.depth(MODEL)).generations == 1
 
 
 async def test_an_idempotency_key_joins_the_same_request_and_refuses_another(bench: Bench) -> None:
@@ -92,16 +92,16 @@ async def test_an_idempotency_key_joins_the_same_request_and_refuses_another(ben
 
 
 async def test_the_queue_is_bounded_in_generations_and_in_bytes(bench: Bench) -> None:
-    bounded = GenerationStore(bench.store.connection, StoreLimits(queued_generations=2, queued_bytes=100))
-    await bounded.submit(submission(), "", 0)
+    bounded = assemble(bench.store.connection, StoreLimits(queued_generations=2, queued_bytes=100)).generations
+    await bounded.submit(submission())
     with pytest.raises(QueueFullError, match=r"1 of 2 generations, \d+ of 100 bytes"):
-        await bounded.submit(submission(spec=b"x" * 100), "", 0)
-    await bounded.submit(submission(), "", 0)
+        await bounded.submit(submission(spec=b"x" * 100))
+    await bounded.submit(submission())
     with pytest.raises(QueueFullError, match="2 of 2 generations") as caught:
-        await bounded.submit(submission(), "", 0)
+        await bounded.submit(submission())
     assert caught.value.retry_after == 1.0
     await bench.take()
-    await bounded.submit(submission(), "", 0)
+    await bounded.submit(submission())
 
 
 async def test_nothing_is_accepted_above_the_memory_watermark_but_the_accepted_finishes(bench: Bench) -> None:
@@ -114,7 +114,7 @@ async def test_nothing_is_accepted_above_the_memory_watermark_but_the_accepted_f
             await bench.submit()
         claim = await bench.take()
         assert await bench.append(claim, 0, 1) is Outcome.OK
-        assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+        assert await bench.store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.OK]
         assert await bench.finish(claim, 1) is Outcome.OK
     finally:
         await client.config_set("maxmemory", 0)
@@ -125,7 +125,7 @@ async def test_a_queue_that_is_there_needs_no_memory(bench: Bench) -> None:
     client = bench.store.connection._commands
     try:
         await client.config_set("maxmemory", 1)
-        await bench.store.prepare_queues(MODEL)
+        await bench.store.queue.prepare(MODEL)
     finally:
         await client.config_set("maxmemory", 0)
 
@@ -140,7 +140,7 @@ async def test_more_entries_than_a_page_hang_on_a_consumer(bench: Bench, monkeyp
     monkeypatch.setattr(streams_module, "PENDING_PAGE", 3)
     ids = [await bench.submit() for _ in range(8)]
     await bench.read("w1")
-    assert [entry.generation_id for entry in await bench.store.hanging_entries(MODEL, 0, "w1", 0)] == ids
+    assert [entry.generation_id for entry in await bench.store.queue.pending_entries(MODEL, 0, "w1", 0)] == ids
 
 
 async def test_only_one_of_many_claims_wins(bench: Bench) -> None:
@@ -174,22 +174,22 @@ async def test_one_stale_item_does_not_fail_a_frame(bench: Bench) -> None:
     claims = [await bench.take() for _ in range(3)]
     entry = store_pb2.LogEntry(token_count=1).SerializeToString()
     fences = [claims[0].fence, "9:stale", claims[2].fence]
-    frame = [Addition(generation_id, fence, 0, 1, entry) for generation_id, fence in zip(ids, fences, strict=True)]
-    assert (await bench.store.write(frame)).appended == [Outcome.OK, Outcome.FENCED, Outcome.OK]
+    frame = [Append(generation_id, fence, 0, 1, entry) for generation_id, fence in zip(ids, fences, strict=True)]
+    assert (await bench.store.attempts.write(frame)).appended == [Outcome.OK, Outcome.FENCED, Outcome.OK]
 
 
 async def test_a_taken_over_worker_can_write_nothing(bench: Bench) -> None:
     generation_id = await bench.submit()
     old = await bench.take("w1")
     await bench.append(old, 0, 1)
-    assert await bench.store.release(MODEL, [HandBack(generation_id, old.fence)]) == [Outcome.OK]
+    assert await bench.store.attempts.requeue(MODEL, [Requeue(generation_id, old.fence)]) == [Outcome.OK]
     assert await bench.append(old, 1, 2) is Outcome.FENCED
     new = await bench.take("w2")
     assert (new.epoch, new.record.last) == (2, 1)
     assert await bench.append(old, 1, 2) is Outcome.FENCED
     assert await bench.finish(old, 1) is Outcome.FENCED
-    assert await bench.store.renew([(generation_id, old.fence)]) == [Outcome.FENCED]
-    assert await bench.store.release(MODEL, [HandBack(generation_id, old.fence)]) == [Outcome.FENCED]
+    assert await bench.store.attempts.renew([(generation_id, old.fence)]) == [Outcome.FENCED]
+    assert await bench.store.attempts.requeue(MODEL, [Requeue(generation_id, old.fence)]) == [Outcome.FENCED]
     assert await bench.append(new, 1, 2) is Outcome.OK
     assert [
         len(new.record.lost_attempts),
@@ -206,7 +206,7 @@ async def test_finish_is_idempotent_and_final(bench: Bench) -> None:
     assert await bench.finish(claim, 1) is Outcome.OK
     assert await bench.append(claim, 0, 1) is Outcome.OK, "what a lost reply makes a worker send again"
     assert await bench.append(claim, 1, 2) is Outcome.FENCED
-    assert await bench.store.cancel(generation_id) == generation_pb2.GENERATION_STATE_FINISHED
+    assert await bench.store.generations.cancel(generation_id) == generation_pb2.GENERATION_STATE_FINISHED
     assert await bench.sequences(generation_id) == [1, 1]
 
 
@@ -214,27 +214,27 @@ async def test_handed_back_ones_come_before_new_ones(bench: Bench) -> None:
     first = await bench.submit()
     claim = await bench.take()
     second = await bench.submit()
-    await bench.store.release(MODEL, [HandBack(first, claim.fence)])
+    await bench.store.attempts.requeue(MODEL, [Requeue(first, claim.fence)])
     assert [entry.generation_id for entry in await bench.read()] == [first, second]
 
 
 async def test_an_unclaimed_entry_can_be_handed_back(bench: Bench) -> None:
     generation_id = await bench.submit()
     (entry,) = await bench.read("w1")
-    assert await bench.store.return_unclaimed(MODEL, [entry]) == [Outcome.OK]
+    assert await bench.store.queue.requeue(MODEL, [entry]) == [Outcome.OK]
     assert await bench.claim(entry, "w1") is None, "the old entry is worth nothing any more"
-    assert (await bench.store.depth(MODEL)).generations == 1
+    assert (await bench.store.queue.depth(MODEL)).generations == 1
     claim = await bench.take("w2")
     assert (claim.record.generation_id, claim.epoch) == (generation_id, 1)
 
 
 async def test_a_cancel_ends_a_waiting_generation_at_once(bench: Bench) -> None:
     generation_id = await bench.submit()
-    assert await bench.store.cancel(generation_id) == generation_pb2.GENERATION_STATE_CANCELLED
+    assert await bench.store.generations.cancel(generation_id) == generation_pb2.GENERATION_STATE_CANCELLED
     assert await bench.state(generation_id) == "CANCELLED"
-    assert (await bench.store.depth(MODEL)).generations == 0
+    assert (await bench.store.queue.depth(MODEL)).generations == 0
     assert await bench.read() == []
-    (item,) = await bench.store.read_log(generation_id, 0)
+    (item,) = await bench.store.log.read(generation_id, 0)
     assert item.terminal is not None
     assert item.terminal.error.message == "the generation was cancelled"
 
@@ -244,42 +244,42 @@ async def test_a_cancel_of_a_running_one_reaches_its_owner(bench: Bench) -> None
     claim = await bench.take("w1")
     messages = bench.store.connection.subscribe(keys.worker_channel("w1"))
     assert await anext(messages) is None
-    assert await bench.store.cancel(generation_id) == generation_pb2.GENERATION_STATE_RUNNING
+    assert await bench.store.generations.cancel(generation_id) == generation_pb2.GENERATION_STATE_RUNNING
     assert await anext(messages) == [generation_id.encode()]
     await messages.aclose()  # type: ignore[attr-defined]
-    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
+    assert await bench.store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
     assert await bench.append(claim, 0, 1) is Outcome.CANCEL
 
 
 async def test_the_last_watcher_s_leaving_cancels_by_policy(bench: Bench) -> None:
     cancel, detach = generation_pb2.DISCONNECT_POLICY_CANCEL, generation_pb2.DISCONNECT_POLICY_DETACH
-    gone = await bench.submit(policy=cancel, gateway="g1", watch_ms=60_000)
-    stays = await bench.submit(policy=detach, gateway="g1", watch_ms=60_000)
-    shared = await bench.submit(policy=cancel, gateway="g1", watch_ms=60_000)
-    await bench.store.watch("g2", 60_000, [shared])
-    await bench.store.watch("g1", 0, [gone, stays, shared])
+    gone = await bench.submit(policy=cancel, gateway="g1", lease_ms=60_000)
+    stays = await bench.submit(policy=detach, gateway="g1", lease_ms=60_000)
+    shared = await bench.submit(policy=cancel, gateway="g1", lease_ms=60_000)
+    await bench.store.generations.renew_readers("g2", 60_000, [shared])
+    await bench.store.generations.renew_readers("g1", 0, [gone, stays, shared])
     assert [await bench.state(one) for one in (gone, stays, shared)] == ["CANCELLED", "QUEUED", "QUEUED"]
 
 
 async def test_an_attach_within_the_grace_keeps_a_generation_alive(bench: Bench) -> None:
     policy = generation_pb2.DISCONNECT_POLICY_CANCEL_AFTER_GRACE
-    generation_id = await bench.submit(policy=policy, grace_ms=50, gateway="g1", watch_ms=60_000)
+    generation_id = await bench.submit(policy=policy, grace_ms=50, gateway="g1", lease_ms=60_000)
     claim = await bench.take()
-    await bench.store.watch("g1", 0, [generation_id])
-    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
-    await bench.store.watch("g2", 60_000, [generation_id])
+    await bench.store.generations.renew_readers("g1", 0, [generation_id])
+    assert await bench.store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+    await bench.store.generations.renew_readers("g2", 60_000, [generation_id])
     await asyncio.sleep(0.06)
-    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
-    await bench.store.watch("g2", 0, [generation_id])
+    assert await bench.store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+    await bench.store.generations.renew_readers("g2", 0, [generation_id])
     await until_unwanted(bench, claim)
 
 
-async def test_a_dead_gateway_s_watch_runs_out(bench: Bench) -> None:
+async def test_a_dead_gateway_s_reader_lease_runs_out(bench: Bench) -> None:
     cancel = generation_pb2.DISCONNECT_POLICY_CANCEL
-    generation_id = await bench.submit(policy=cancel, gateway="g1", watch_ms=30)
-    assert (await bench.store.reap(0)).cancelled == 0
-    await asyncio.sleep(0.05)
-    assert (await bench.store.reap(0)).cancelled == 1
+    await bench.reap()  # so that somebody is known to have been there before, and the lease counts
+    generation_id = await bench.submit(policy=cancel, gateway="g1", lease_ms=300)
+    assert (await bench.reap()).cancelled == 0
+    await until_reaped(bench, "cancelled")
     assert await bench.state(generation_id) == "CANCELLED"
 
 
@@ -287,8 +287,8 @@ async def test_what_waits_too_long_expires_unstarted(bench: Bench) -> None:
     queue_timeout = await bench.submit(queue_timeout_ms=20)
     time_limit = await bench.submit(time_limit_ms=20)
     await asyncio.sleep(0.03)
-    assert (await bench.store.reap(0)).expired == 2
-    texts = [(await bench.store.read_log(one, 0))[0].terminal.error.message for one in (queue_timeout, time_limit)]  # type: ignore[union-attr]
+    assert (await bench.reap()).expired == 2
+    texts = [(await bench.store.log.read(one, 0))[0].terminal.error.message for one in (queue_timeout, time_limit)]  # type: ignore[union-attr]
     assert texts == [
         "queue_timeout passed before a worker took the generation",
         "the call's deadline or time_limit passed before the generation was finished",
@@ -298,16 +298,16 @@ async def test_what_waits_too_long_expires_unstarted(bench: Bench) -> None:
 async def test_every_end_in_the_queue_has_its_log_line(bench: Bench) -> None:
     with structlog.testing.capture_logs() as lines:
         by_cancel = await bench.submit()
-        await bench.store.cancel(by_cancel)
-        by_leaving = await bench.submit(policy=generation_pb2.DISCONNECT_POLICY_CANCEL, gateway="g1", watch_ms=60_000)
-        await bench.store.watch("g1", 0, [by_leaving])
+        await bench.store.generations.cancel(by_cancel)
+        by_leaving = await bench.submit(policy=generation_pb2.DISCONNECT_POLICY_CANCEL, gateway="g1", lease_ms=60_000)
+        await bench.store.generations.renew_readers("g1", 0, [by_leaving])
         by_reap = await bench.submit(queue_timeout_ms=1)
         await until_reaped(bench, "expired")
         by_claim = await bench.submit(time_limit_ms=20)
         (entry,) = await bench.read()
         await asyncio.sleep(0.03)
         await bench.claim(entry)
-        await bench.store.cancel(by_claim)
+        await bench.store.generations.cancel(by_claim)
     told = [(line["generation_id"], line["state"]) for line in lines if line["event"] == "generation ended"]
     assert told == [(by_cancel, "CANCELLED"), (by_leaving, "CANCELLED"), (by_reap, "EXPIRED"), (by_claim, "EXPIRED")]
 
@@ -334,20 +334,20 @@ async def until_reaped(bench: Bench, what: str) -> None:
     """Reaps as often as a process does, until it has done something."""
 
     async def done() -> bool:
-        return bool(getattr(await bench.store.reap(0), what))
+        return bool(getattr(await bench.reap(), what))
 
     await eventually(done, f"reap counts as {what}")
 
 
 async def test_a_cancel_holds_though_somebody_goes_on_watching(bench: Bench) -> None:
     policy = generation_pb2.DISCONNECT_POLICY_CANCEL_AFTER_GRACE
-    generation_id = await bench.submit(policy=policy, grace_ms=60_000, gateway="g1", watch_ms=60_000)
+    generation_id = await bench.submit(policy=policy, grace_ms=60_000, gateway="g1", lease_ms=60_000)
     claim = await bench.take()
-    await bench.store.cancel(generation_id)
-    await bench.store.watch("g1", 60_000, [generation_id])
-    await bench.store.watch("g1", 0, [generation_id])
-    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
-    await bench.store.release(MODEL, [HandBack(generation_id, claim.fence)])
+    await bench.store.generations.cancel(generation_id)
+    await bench.store.generations.renew_readers("g1", 60_000, [generation_id])
+    await bench.store.generations.renew_readers("g1", 0, [generation_id])
+    assert await bench.store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.CANCEL]
+    await bench.store.attempts.requeue(MODEL, [Requeue(generation_id, claim.fence)])
     (entry,) = await bench.read("w2")
     assert await bench.claim(entry, "w2") is None, "a takeover does not bring it back"
     assert await bench.state(generation_id) == "CANCELLED"
@@ -356,7 +356,7 @@ async def test_a_cancel_holds_though_somebody_goes_on_watching(bench: Bench) -> 
 async def test_a_cancelled_one_whose_worker_is_dead_ends_without_another(bench: Bench) -> None:
     generation_id = await bench.submit()
     await bench.take()
-    await bench.store.cancel(generation_id)
+    await bench.store.generations.cancel(generation_id)
     await until_reaped(bench, "cancelled")
     assert await bench.state(generation_id) == "CANCELLED"
 
@@ -365,46 +365,46 @@ async def test_a_queue_timeout_ends_with_the_first_claim(bench: Bench) -> None:
     generation_id = await bench.submit(queue_timeout_ms=20)
     claim = await bench.take("w1")
     await asyncio.sleep(0.03)
-    await bench.store.release(MODEL, [HandBack(generation_id, claim.fence)])
-    assert (await bench.store.reap(0)).expired == 0
+    await bench.store.attempts.requeue(MODEL, [Requeue(generation_id, claim.fence)])
+    assert (await bench.reap()).expired == 0
     assert (await bench.take("w2")).epoch == 2
 
 
 async def test_nobody_s_silence_counts_while_redis_was_away(bench: Bench) -> None:
     cancel = generation_pb2.DISCONNECT_POLICY_CANCEL
-    generation_id = await bench.submit(policy=cancel, gateway="g1", watch_ms=150)
+    generation_id = await bench.submit(policy=cancel, gateway="g1", lease_ms=150)
     claim = await bench.take()
-    await bench.store.reap(0)
+    await bench.reap()
     await asyncio.sleep(0.25)  # nobody has reaped, renewed or watched meanwhile: all were cut off
     assert await bench.append(claim, 0, 1) is Outcome.OK
-    await bench.store.watch("g1", 150, [generation_id])
-    assert (await bench.store.reap(0)).taken_over == 0
-    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+    await bench.store.generations.renew_readers("g1", 150, [generation_id])
+    assert (await bench.reap()).taken_over == 0
+    assert await bench.store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.OK]
 
 
 async def test_the_time_of_grace_begins_anew_after_an_outage(bench: Bench) -> None:
     policy = generation_pb2.DISCONNECT_POLICY_CANCEL_AFTER_GRACE
-    generation_id = await bench.submit(policy=policy, grace_ms=400, gateway="g1", watch_ms=60_000)
+    generation_id = await bench.submit(policy=policy, grace_ms=400, gateway="g1", lease_ms=60_000)
     claim = await bench.take()
-    await bench.store.watch("g1", 0, [generation_id])
-    await bench.store.reap(0)
+    await bench.store.generations.renew_readers("g1", 0, [generation_id])
+    await bench.reap()
     await asyncio.sleep(0.5)  # its reader could not come back: all were cut off
     assert await bench.append(claim, 0, 1) is Outcome.OK
-    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+    assert await bench.store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.OK]
     await until_unwanted(bench, claim)
 
 
 async def until_unwanted(bench: Bench, claim: Claim) -> None:
     async def unwanted() -> bool:
-        await bench.store.reap(0)
-        return await bench.store.renew([(claim.record.generation_id, claim.fence)]) == [Outcome.CANCEL]
+        await bench.reap()
+        return await bench.store.attempts.renew([(claim.record.generation_id, claim.fence)]) == [Outcome.CANCEL]
 
     await eventually(unwanted, "the owner is told to cancel it")
 
 
 async def test_a_gateway_that_stays_away_after_an_outage_is_dead(bench: Bench) -> None:
-    generation_id = await bench.submit(policy=generation_pb2.DISCONNECT_POLICY_CANCEL, gateway="g1", watch_ms=50)
-    await bench.store.reap(0)
+    generation_id = await bench.submit(policy=generation_pb2.DISCONNECT_POLICY_CANCEL, gateway="g1", lease_ms=50)
+    await bench.reap()
     await asyncio.sleep(0.25)
     await until_reaped(bench, "cancelled")
     assert await bench.state(generation_id) == "CANCELLED"
@@ -414,13 +414,13 @@ async def test_a_late_renewal_succeeds_if_nobody_took_over(bench: Bench) -> None
     generation_id = await bench.submit()
     claim = await bench.take()
     await asyncio.sleep(0.25)
-    assert await bench.store.renew([(generation_id, claim.fence)]) == [Outcome.OK]
-    assert (await bench.store.reap(0)).taken_over == 0
+    assert await bench.store.attempts.renew([(generation_id, claim.fence)]) == [Outcome.OK]
+    assert (await bench.reap()).taken_over == 0
 
 
 @pytest.mark.parametrize(("keep_ms", "dropped"), [(0, 10), (10_000, 0)], ids=["long ended", "just ended"])
 async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench, keep_ms: int, dropped: int) -> None:
-    bench.store.limits = replace(bench.store.limits, keep_ms=keep_ms)
+    bench.store = replace(bench.store, limits=replace(bench.store.limits, keep_ms=keep_ms))
     ids = []
     for _ in range(15):
         ids.append(await bench.submit())
@@ -431,12 +431,12 @@ async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench, k
     used = (await client.info("memory"))["used_memory"]
     try:
         await client.config_set("maxmemory", round(used / 0.8) - 50_000)
-        assert (await bench.store.reap(0)).dropped_early == dropped
+        assert (await bench.reap()).dropped_early == dropped
     finally:
         await client.config_set("maxmemory", 0)
     if dropped:
         with pytest.raises(GenerationNotFoundError):
-            await bench.store.read_record(ids[0])
+            await bench.store.generations.read_record(ids[0])
     assert await bench.state(ids[-1]) == "FINISHED"
 
 
@@ -445,9 +445,9 @@ async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench, k
 )
 async def test_unknown_and_malformed_ids_are_told_alike(bench: Bench, name: str) -> None:
     with pytest.raises(GenerationNotFoundError, match="there is no generation"):
-        await bench.store.read_record(name)
+        await bench.store.generations.read_record(name)
     with pytest.raises(GenerationNotFoundError, match="there is no generation"):
-        await bench.store.cancel(name)
+        await bench.store.generations.cancel(name)
 
 
 async def test_a_vanished_group_is_made_again(bench: Bench) -> None:

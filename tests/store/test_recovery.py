@@ -23,7 +23,9 @@ class Worker:
     @property
     def recovery(self) -> Recovery:
         registry = WorkerDirectory(self.bench.store.connection)
-        return Recovery("w2", self.bench.store, registry, lambda _: False, lambda: True, lambda: self.idle, self.adopted.extend)
+        return Recovery(
+            "w2", self.bench.store.queue, registry, lambda _: False, lambda: True, lambda: self.idle, self.adopted.extend
+        )
 
 
 async def announce(bench: Bench, worker: str) -> None:
@@ -64,7 +66,7 @@ async def test_an_idle_worker_takes_suspects_from_live_ones_and_one_of_both_gets
     claim = await bench.claim(idle.adopted[0], "w2")
     assert claim is not None
     assert await bench.claim(entries[1], "w1") is None
-    assert not await bench.store.still_waits(entries[1]), "so the busy one forgets it"
+    assert not await bench.store.queue.still_waits(entries[1]), "so the busy one forgets it"
 
 
 async def test_a_suspect_of_a_dead_worker_is_put_back(bench: Bench) -> None:

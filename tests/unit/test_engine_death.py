@@ -9,7 +9,7 @@ from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import HandBack
+from tokenrelay.store.values import Requeue
 
 ENGINE = engine_service_pb2.DescribeEngineResponse(engine="simulated", engine_version="1", fingerprint="f", slots=8)
 ID = "0-" + "0" * 32
@@ -23,7 +23,7 @@ def execution(engine_deaths: int = 0) -> Execution:
     return Execution(1, "3:n", record, INVALID_SPAN, record.last, slots=1, alone=True, dispatched_ns=1, engine_died=True)
 
 
-def hand_back(one: Execution) -> HandBack:
+def hand_back(one: Execution) -> Requeue:
     clock = PeerClock()
     clock.observe(0, 0, 0)
     return engine_death.hand_back(one, ENGINE, "w1", clock)
@@ -35,17 +35,17 @@ def test_what_cannot_be_the_cause_is_only_handed_back(engine_deaths: int, change
     one = execution(engine_deaths)
     for name, value in changes.items():
         setattr(one, name, value)
-    assert hand_back(one) == HandBack(ID, "3:n")
+    assert hand_back(one) == Requeue(ID, "3:n")
 
 
 def test_the_first_death_counts() -> None:
-    assert hand_back(execution()) == HandBack(ID, "3:n", engine_died=True)
+    assert hand_back(execution()) == Requeue(ID, "3:n", engine_died=True)
 
 
 def test_one_that_was_not_alone_is_judged_the_next_time() -> None:
     one = execution(engine_deaths=1)
     one.alone = False
-    assert hand_back(one) == HandBack(ID, "3:n", engine_died=True)
+    assert hand_back(one) == Requeue(ID, "3:n", engine_died=True)
 
 
 def test_a_suspect_s_death_says_what_becomes_of_it() -> None:

@@ -1,12 +1,41 @@
 """Opens the store as the settings say; what gateways and workers have in common."""
 
+from dataclasses import dataclass
+
 from tokenrelay.settings import StoreSettings
-from tokenrelay.store.generations import GenerationStore
+from tokenrelay.store.attempts import Attempts
+from tokenrelay.store.generations import Generations
+from tokenrelay.store.log import TokenLog
+from tokenrelay.store.queue import Queue
 from tokenrelay.store.redis.connection import RedisConnection
+from tokenrelay.store.scripting import Scripts
+from tokenrelay.store.shards import Shards
 from tokenrelay.store.values import StoreLimits
 
 
-def open_store(settings: StoreSettings) -> GenerationStore:
+@dataclass(frozen=True)
+class Store:
+    """The store's parts over one connection. Only a composition root has all of it; others take the parts that they need.
+
+    Attributes:
+        generations: the gateway's part, a GatewayStore.
+        attempts: the worker's part, a WorkerStore.
+    """
+
+    connection: RedisConnection
+    limits: StoreLimits
+    scripts: Scripts
+    log: TokenLog
+    queue: Queue
+    generations: Generations
+    attempts: Attempts
+
+    @property
+    def shards(self) -> Shards:
+        return self.scripts.shards
+
+
+def open_store(settings: StoreSettings) -> Store:
     """Returns a store whose connection the caller closes."""
     limits = StoreLimits(
         retention_ms=round(settings.retention_seconds * 1000),
@@ -17,4 +46,18 @@ def open_store(settings: StoreSettings) -> GenerationStore:
         drop_above=settings.memory_drop_above,
     )
     connection = RedisConnection(settings.redis_url, patience=settings.redis_patience_seconds)
-    return GenerationStore(connection, limits, settings.shards)
+    return assemble(connection, limits, settings.shards)
+
+
+def assemble(connection: RedisConnection, limits: StoreLimits, shards: int = 1) -> Store:
+    """Puts the store's parts on a connection."""
+    scripts = Scripts(connection, Shards(shards))
+    return Store(
+        connection=connection,
+        limits=limits,
+        scripts=scripts,
+        log=TokenLog(connection, scripts.shards),
+        queue=Queue(connection, scripts, limits.retention_ms),
+        generations=Generations(scripts, limits),
+        attempts=Attempts(scripts, limits),
+    )

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from tokenrelay.errors import GenerationNotFoundError
 from tokenrelay.store import keys
-from tokenrelay.store.generations import PAGE, GenerationStore
-from tokenrelay.store.redis.scripts import Script
+from tokenrelay.store.assembly import Store
+from tokenrelay.store.log import PAGE
+from tokenrelay.store.scripting import NamedScript
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import Accepted, Submission
 from tokenrelay.store.worker_directory import WorkerDirectory
@@ -40,11 +41,11 @@ class DeadLetter:
 class DeadLetters:
     """The streams of dead letters, one a model and shard. Errors are those of RedisConnection unless a method names others."""
 
-    def __init__(self, store: GenerationStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._connection = store.connection
         self._registry = WorkerDirectory(store.connection)
-        self._discard = Script.load("discard")
+        self._discard = NamedScript.load("discard")
 
     async def all(self, model: str | None = None) -> list[DeadLetter]:
         """Returns the dead letters of a model, or of every model that was ever served, the oldest first."""
@@ -93,16 +94,16 @@ class DeadLetters:
             spec=content.spec,
             request_hash=hashlib.sha256(content.spec).hexdigest(),
             idempotency_key=f"dead-letter {letter.generation_id}",
-            queue_timeout_ms=0,
-            time_limit_ms=0,
+            queue_timeout_ms=None,
+            time_limit_ms=None,
             policy=generation_pb2.DISCONNECT_POLICY_DETACH,
             grace_ms=0,
             suspect=True,
         )
-        accepted = await self._store.submit(submission, gateway="", watch_ms=0)
+        accepted = await self._store.generations.submit(submission)
         await self.drop(letter)
         return accepted
 
     async def drop(self, letter: DeadLetter) -> None:
         """Deletes a letter."""
-        await self._connection.run(self._discard, keys.prefix(letter.shard), letter.model, letter.entry)
+        await self._store.scripts.run(self._discard, letter.shard, {"model": letter.model, "entry": letter.entry})

@@ -13,14 +13,16 @@ import structlog
 
 from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
 from tokenrelay.store import keys
-from tokenrelay.store.generations import PAGE, GenerationStore
+from tokenrelay.store.log import PAGE, TokenLog
+from tokenrelay.store.protocols import GatewayStore
+from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import LogItem, Standing
+from tokenrelay.store.values import LogItem, ReaderLease
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
-END_ONLY = "!"  # at the end of a watcher's name: entries are not fed, only the terminal record
+END_ONLY = "!"  # at the end of a reader's name: entries are not fed, only the terminal record
 CHECK_INTERVAL = 0.5  # seconds between looks at all open logs
 BUFFER_BYTES = 256 * 1024  # what one follower may hold; past it, it forgets and reads the log again
 ITEM_BYTES = 640  # what an item takes in memory beside its own bytes, which for one token are about twenty
@@ -30,15 +32,15 @@ class Follower:
     """One reader's place in one token log.
 
     Attributes:
-        watcher: the name under which its gateway watches the generation; see END_ONLY.
+        reader: the name under which its gateway has a reader lease on the generation; see END_ONLY.
         is_accepted: whether Redis has said that the generation is there. Before, it is no loss if it is not.
     """
 
-    def __init__(self, store: GenerationStore, generation_id: str, after: int, watcher: str) -> None:
+    def __init__(self, token_log: TokenLog, generation_id: str, after: int, reader: str) -> None:
         self.generation_id = generation_id
-        self.watcher = watcher
+        self.reader = reader
         self.is_accepted = False
-        self._store = store
+        self._log = token_log
         self._position = after  # the last sequence that was handed out
         self._buffer: list[LogItem] = []
         self._buffered_to = after  # the last sequence in the buffer
@@ -54,7 +56,7 @@ class Follower:
     @property
     def end_only(self) -> bool:
         """Whether only the terminal record is of interest."""
-        return self.watcher.endswith(END_ONLY)
+        return self.reader.endswith(END_ONLY)
 
     def is_waiting(self) -> bool:
         """Tells whether it has nothing to hand out."""
@@ -120,7 +122,7 @@ class Follower:
         self._must_read = False
         self._clear()
         try:
-            items = await self._store.read_log(self.generation_id, self._position)
+            items = await self._log.read(self.generation_id, self._position)
         except BaseException:
             self._must_read = True
             raise
@@ -150,13 +152,17 @@ class Feed:
 
     Args:
         gateway: this gateway's name, of which its channel is made.
-        watch_ms: how long a watch holds without renewal; it is renewed every third of it.
+        lease_ms: how long a reader lease holds without renewal; it is renewed every third of it.
     """
 
-    def __init__(self, store: GenerationStore, gateway: str, watch_ms: int) -> None:
-        self.watch_ms = watch_ms
-        self._gateway = gateway
+    def __init__(
+        self, *, connection: RedisConnection, store: GatewayStore, token_log: TokenLog, gateway: str, lease_ms: int
+    ) -> None:
+        self.lease_ms = lease_ms
+        self._connection = connection
         self._store = store
+        self._log = token_log
+        self._gateway = gateway
         self._followers: dict[str, list[Follower]] = {}
         self._behind: dict[Follower, int] = {}  # who was behind at the last look, and at which position
 
@@ -164,7 +170,7 @@ class Feed:
         return sum(len(followers) for followers in self._followers.values())
 
     def follow(self, generation_id: str, after: int, *, from_log: bool, end_only: bool = False) -> Follower:
-        """Starts to follow. To be called before the watch is set, so that nothing is missed in between.
+        """Starts to follow. To be called before the lease is taken, so that nothing is missed in between.
 
         Args:
             generation_id: what to follow.
@@ -172,35 +178,35 @@ class Feed:
             from_log: whether the log may hold something already.
             end_only: whether only the terminal record is wanted; what comes before it may be left out.
         """
-        follower = Follower(self._store, generation_id, after, self._gateway + (END_ONLY if end_only else ""))
+        follower = Follower(self._log, generation_id, after, self._gateway + (END_ONLY if end_only else ""))
         if from_log:
             follower.reread()
         self._followers.setdefault(generation_id, []).append(follower)
         return follower
 
     def unfollow(self, follower: Follower) -> bool:
-        """Stops following; returns whether that was the last one of its generation under its watcher's name here."""
+        """Stops following; returns whether that was the last one of its generation under its reader's name here."""
         followers = self._followers.get(follower.generation_id, [])
         with suppress(ValueError):
             followers.remove(follower)
         if not followers:
             self._followers.pop(follower.generation_id, None)
-        return all(other.watcher != follower.watcher for other in followers)
+        return all(other.reader != follower.reader for other in followers)
 
-    async def watch(self, follower: Follower, patience: float) -> Standing | None:
-        """Sets this gateway's watch on a follower's generation; returns where it stands, None if it is gone.
+    async def join(self, follower: Follower, patience: float) -> ReaderLease | None:
+        """Takes a reader lease on a follower's generation; returns where it stands, None if it is gone.
 
         Args:
-            follower: whose generation is to be watched.
+            follower: whose generation is to be read.
             patience: seconds to wait for Redis.
         """
-        (standing,) = await self._store.watch(follower.watcher, self.watch_ms, [follower.generation_id], patience)
-        follower.is_accepted = standing is not None
-        return standing
+        (lease,) = await self._store.renew_readers(follower.reader, self.lease_ms, [follower.generation_id], patience)
+        follower.is_accepted = lease is not None
+        return lease
 
-    async def unwatch(self, follower: Follower) -> None:
-        """Takes this gateway's watch away, which may start the generation's disconnect policy."""
-        await self._store.watch(follower.watcher, 0, [follower.generation_id])
+    async def leave(self, follower: Follower) -> None:
+        """Takes this gateway's reader lease away, which may start the generation's disconnect policy."""
+        await self._store.leave(follower.reader, follower.generation_id)
 
     def fail_all(self, error: TokenrelayError) -> None:
         """Ends all following with an error."""
@@ -216,10 +222,10 @@ class Feed:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive())
             tasks.create_task(self._repeat(self.check_once, CHECK_INTERVAL))
-            tasks.create_task(self._repeat(self.renew_once, self.watch_ms / 3000))
+            tasks.create_task(self._repeat(self.renew_once, self.lease_ms / 3000))
 
     async def _receive(self) -> None:
-        async for messages in self._store.connection.subscribe(keys.feed_channel(self._gateway)):
+        async for messages in self._connection.subscribe(keys.feed_channel(self._gateway)):
             if messages is None:
                 for follower in self._all():
                     follower.reread()
@@ -255,7 +261,7 @@ class Feed:
         for follower in waiting:
             name = follower.generation_id
             positions[name] = min(follower.position, positions.get(name, follower.position))
-        ahead = await self._store.logs_ahead(positions) if positions else set()
+        ahead = await self._log.ahead(positions) if positions else set()
         behind = {
             follower: follower.position
             for follower in waiting
@@ -269,18 +275,18 @@ class Feed:
         self._behind = behind
 
     async def renew_once(self) -> None:
-        """Renews the watches, and finds ends that the feed has lost; a generation that is gone is lost data."""
-        by_watcher: dict[str, list[tuple[Follower, int]]] = {}
+        """Renews the reader leases, and finds ends that the feed has lost; a generation that is gone is lost data."""
+        by_reader: dict[str, list[tuple[Follower, int]]] = {}
         for follower in self._all():
             if follower.is_accepted:
-                by_watcher.setdefault(follower.watcher, []).append((follower, follower.position))
-        for watcher, followers in by_watcher.items():
+                by_reader.setdefault(follower.reader, []).append((follower, follower.position))
+        for reader, followers in by_reader.items():
             ids = [follower.generation_id for follower, _ in followers]
-            standings = await self._store.watch(watcher, self.watch_ms, ids)
-            for (follower, position), standing in zip(followers, standings, strict=True):
-                if standing is None or standing.last < position:
+            leases = await self._store.renew_readers(reader, self.lease_ms, ids)
+            for (follower, position), lease in zip(followers, leases, strict=True):
+                if lease is None or lease.last < position:
                     follower.fail(DataLossError("the token log is gone, or has lost what was already sent"))
-                elif standing.state > generation_pb2.GENERATION_STATE_RUNNING and follower.is_waiting():
+                elif lease.state > generation_pb2.GENERATION_STATE_RUNNING and follower.is_waiting():
                     follower.reread()
 
 

@@ -76,6 +76,11 @@ def shard_of(generation_id: str) -> int | None:
     return int(shard) if well_formed and set(random) <= set("0123456789abcdef") else None
 
 
+def shard_of_ours(generation_id: str) -> int:
+    """Returns the shard of an id that is known to be ours."""
+    return int(generation_id.partition("-")[0])
+
+
 def shard_of_idempotency_key(key_hash: str, shards: int) -> int:
     """Returns the shard of all generations with an idempotency key."""
     return int(key_hash[:8], 16) % shards

@@ -29,3 +29,12 @@ def past_queue_timeout() -> store_pb2.Terminal:
         "queue_timeout passed before a worker took the generation", retry_after=RETRY_AFTER_QUEUE_TIMEOUT
     )
     return of_error(generation_pb2.GENERATION_STATE_EXPIRED, error)
+
+
+def of_time() -> dict[str, bytes]:
+    """Returns the terminal records that claim and reap write, serialized, by the names of the scripts' arguments."""
+    return {
+        "cancelled": cancelled().SerializeToString(),
+        "past_deadline": past_deadline().SerializeToString(),
+        "past_queue_timeout": past_queue_timeout().SerializeToString(),
+    }

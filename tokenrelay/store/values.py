@@ -10,13 +10,26 @@ from tokenrelay.v1 import generation_pb2
 
 
 class Outcome(StrEnum):
-    """What a script says of one generation."""
+    """What a script says of one generation.
+
+    OK: done. CANCEL: done, and it is to be cancelled. EXPIRED: its deadline has passed, and its owner is to end it.
+    FENCED: the caller does not own it. GAP: its log does not stand where the caller thinks. DEAD: it became a dead letter.
+    """
 
     OK = "OK"
     CANCEL = "CANCEL"
+    EXPIRED = "EXPIRED"
     FENCED = "FENCED"
     GAP = "GAP"
     DEAD = "DEAD"
+
+
+OUTCOMES = {outcome.encode(): outcome for outcome in Outcome}
+
+
+def outcome_of(reply: bytes) -> Outcome:
+    """Returns what a script's reply means."""
+    return OUTCOMES[reply]
 
 
 @dataclass(frozen=True)
@@ -44,15 +57,15 @@ class StoreLimits:
 
 @dataclass(frozen=True)
 class Submission:
-    """A generation to be accepted. Durations in milliseconds, 0 for no limit. A suspect runs alone until its first token."""
+    """A generation to be accepted. Durations in milliseconds, None for no limit. A suspect runs alone until its first token."""
 
     generation_id: str
     job: store_pb2.Job
     spec: bytes
     request_hash: str
     idempotency_key: str
-    queue_timeout_ms: int
-    time_limit_ms: int
+    queue_timeout_ms: int | None
+    time_limit_ms: int | None
     policy: generation_pb2.DisconnectPolicy.ValueType
     grace_ms: int
     suspect: bool = False
@@ -88,7 +101,7 @@ class Claim(NamedTuple):
     record: Record
 
 
-class Addition(NamedTuple):
+class Append(NamedTuple):
     """A log entry to append, a serialized LogEntry; sequences before and after it."""
 
     generation_id: str
@@ -98,7 +111,7 @@ class Addition(NamedTuple):
     entry: bytes
 
 
-class Ending(NamedTuple):
+class Finish(NamedTuple):
     """A generation to end."""
 
     generation_id: str
@@ -107,7 +120,7 @@ class Ending(NamedTuple):
     terminal: store_pb2.Terminal
 
 
-class HandBack(NamedTuple):
+class Requeue(NamedTuple):
     """An owned generation to give up.
 
     Attributes:
@@ -123,16 +136,16 @@ class HandBack(NamedTuple):
     letter: store_pb2.DeadLetter | None = None
 
 
-class Written(NamedTuple):
-    """What became of additions and of endings, each in its order, and when: microseconds of Redis' clock."""
+class WriteResults(NamedTuple):
+    """What became of appends and of finishes, each in its order, and when: microseconds of Redis' clock."""
 
     appended: list[Outcome]
     finished: list[Outcome]
     at_us: int
 
 
-class Standing(NamedTuple):
-    """Where a watched generation stands, and whether the last reader's leaving has just ended it."""
+class ReaderLease(NamedTuple):
+    """Where a generation stands on which a gateway has a reader lease, and whether the last reader's leaving just ended it."""
 
     state: generation_pb2.GenerationState.ValueType
     last: int

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tokenrelay.store import keys
 from tokenrelay.store.redis.connection import RedisConnection
-from tokenrelay.store.redis.scripts import Script
+from tokenrelay.store.scripting import NamedScript
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.v1 import model_service_pb2
 
@@ -41,7 +41,7 @@ class WorkerDirectory:
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
-        self._announce = Script.load("announce")
+        self._announce = NamedScript.load("announce")
 
     async def announce(self, announcement: store_pb2.WorkerAnnouncement) -> None:
         """Notes a worker and its model, or what has changed about them."""
@@ -53,7 +53,8 @@ class WorkerDirectory:
         await self._run(worker_id, model, b"")
 
     async def _run(self, worker_id: str, model: str, announcement: bytes) -> None:
-        await self._connection.run(self._announce, keys.REGISTRY_PREFIX, worker_id, model, announcement, FORGET_MS, patience=0)
+        arguments = {"worker": worker_id, "model": model, "announcement": announcement, "keep_ms": FORGET_MS}
+        await self._connection.run_together([self._announce.call(keys.REGISTRY_PREFIX, arguments)], patience=0)
 
     async def live_workers(self) -> set[str]:
         """Returns the ids of the workers that have announced themselves lately."""

@@ -2,25 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha1
-from importlib import resources
 from typing import Any, NamedTuple, TypeAlias
 
 
 @dataclass(frozen=True)
 class Script:
-    """One Lua script with what all scripts share in front."""
+    """One Lua script.
+
+    Attributes:
+        digest: by which Redis knows it, the SHA-1 of its source in hexadecimal.
+    """
 
     name: str
     source: str
     digest: str
-
-    @classmethod
-    def load(cls, name: str) -> "Script":
-        """Reads scripts/<name>.lua."""
-        folder = resources.files("tokenrelay.store") / "scripts"
-        source = (folder / "shared.lua").read_text() + (folder / f"{name}.lua").read_text()
-        return cls(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 ScriptCall: TypeAlias = tuple[Script, str, Sequence[Any]]  # the script, its shard's prefix, its arguments

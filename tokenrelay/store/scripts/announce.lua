@@ -1,8 +1,8 @@
 -- Keeps the registry of workers. KEYS[1] is the registry's prefix, "tokenrelay:{registry}:".
 --
--- ARGV: worker, model, a tokenrelay.store.v1.WorkerAnnouncement (empty: the worker leaves), milliseconds a silent worker is kept
+-- Arguments: worker, model, announcement, keep_ms number
+-- The announcement is a tokenrelay.store.v1.WorkerAnnouncement; if it is empty the worker leaves. A silent worker is kept for keep_ms.
 -- Replies {now in microseconds}.
-local worker, model, announcement, keep = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local workers, models = PREFIX .. 'workers', PREFIX .. 'models'
 allow_out_of_memory()
 
@@ -18,6 +18,6 @@ end
 
 local all = redis.call('HGETALL', workers)
 for position = 1, #all, 2 do
-    if tonumber(string.match(all[position + 1], '^%d+')) < NOW - keep then redis.call('HDEL', workers, all[position]) end
+    if tonumber(string.match(all[position + 1], '^%d+')) < NOW - keep_ms then redis.call('HDEL', workers, all[position]) end
 end
 return {NOW_US}

@@ -1,6 +1,7 @@
 -- Appends a frame: entries of many generations, each checked against its generation's fence on its own.
 --
--- ARGV: lease in milliseconds, then per entry: id, fence, sequence before, sequence after, a tokenrelay.store.v1.LogEntry
+-- Arguments: lease_ms number
+-- An entry is a tokenrelay.store.v1.LogEntry; before and after are the log's sequences before and after it.
 -- Replies {now in microseconds, one of these per entry...}:
 --   OK         it is in the log, by this call or by an earlier one; the lease is renewed
 --   CANCEL     the same, and the generation is to be cancelled
@@ -8,9 +9,8 @@
 --   GAP        the log does not stand at the sequence before; nothing was written
 --
 -- This runs for every token, so it reads by position, formats the instants once, and looks closer only where it must.
-local lease = tonumber(ARGV[1])
-local replies, feeds = {NOW_US}, {}
-local lease_end, now_us = digits(NOW + lease), digits(NOW_US)
+local feeds = {}
+local lease_end, now_us = digits(NOW + lease_ms), digits(NOW_US)
 local call, match = redis.call, string.match
 allow_out_of_memory()
 
@@ -23,16 +23,16 @@ local function feed_to(gateway, entry)
     end
 end
 
-local function publish(watchers, id, after, entry)
+local function publish(readers, id, after, entry)
     local feed = feed_entry(id, tonumber(after), LOG_ENTRY, entry)
-    local only = match(watchers, '^([^ =!]+)=%d+$')
+    local only = match(readers, '^([^ =!]+)=%d+$')
     if only then return feed_to(only, feed) end
-    for gateway in each_watcher(watchers) do
+    for gateway in each_reader(readers) do
         if string.sub(gateway, -1) ~= '!' then feed_to(gateway, feed) end
     end
 end
 
-local function append(id, fence, before, after, entry)
+local function each(id, fence, before, after, entry)
     local key = record_key(id)
     local record = call('HMGET', key, 'state', 'fence', 'last', 'watchers', 'cancelled', 'cancel_at', 'engine_deaths')
     local last = record[3]
@@ -53,7 +53,7 @@ local function append(id, fence, before, after, entry)
         if record[4] and record[4] ~= '' then publish(record[4], id, after, entry) end
         local cancelled, cancel_at = record[5], record[6]
         if not cancelled and not (cancel_at and tonumber(cancel_at) <= NOW) then return 'OK' end
-        return is_unwanted(id, {cancelled = cancelled or nil, cancel_at = cancel_at or nil}, lease) and 'CANCEL' or 'OK'
+        return is_unwanted(id, {cancelled = cancelled or nil, cancel_at = cancel_at or nil}, lease_ms) and 'CANCEL' or 'OK'
     end
     if tonumber(last) >= tonumber(after) then
         call('HSET', key, 'lease', lease_end)
@@ -62,10 +62,7 @@ local function append(id, fence, before, after, entry)
     return 'GAP'
 end
 
-for position = 2, #ARGV, 5 do
-    replies[#replies + 1] = append(ARGV[position], ARGV[position + 1], ARGV[position + 2], ARGV[position + 3], ARGV[position + 4])
-end
-
+local replies = for_each(each)
 for gateway, feed in pairs(feeds) do
     call('PUBLISH', 'tokenrelay:feed:' .. gateway, table.concat(feed))
 end

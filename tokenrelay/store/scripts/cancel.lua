@@ -1,16 +1,16 @@
 -- Cancels a generation: at once if it waits, through its owner if it runs. A terminal one stays as it is.
 --
--- ARGV: id, retention in milliseconds, terminal record of a cancelled one
+-- Arguments: id, retention_ms number, cancelled
+-- cancelled is the terminal record of a cancelled one.
 -- Replies {now in microseconds, state, 1 if it ended by this call}, state 0 if there is no such generation.
-local id, retention, cancelled = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+allow_out_of_memory()
 local record = read(id, 'owner', unpack(CONCLUDE))
 if not record then return {NOW_US, 0, 0} end
 if record.state > RUNNING then return {NOW_US, record.state, 0} end
 if record.state == QUEUED then
-    conclude(id, record, CANCELLED, cancelled, retention)
+    conclude(id, record, CANCELLED, cancelled, retention_ms)
     return {NOW_US, CANCELLED, 1}
 end
-allow_out_of_memory()
 redis.call('HSET', record_key(id), 'cancelled', 1)
 look_at(id, NOW)
 tell_owner(record, id)

@@ -1,24 +1,17 @@
 -- Ends generations that the caller owns.
 --
--- ARGV: retention in milliseconds, then per generation: id, fence, last sequence, terminal state, terminal record
+-- Arguments: retention_ms number
 -- Replies {now in microseconds, one of these per generation...}: OK (by this call or by an earlier one), FENCED, or GAP.
-local retention = tonumber(ARGV[1])
-local replies = {NOW_US}
+allow_out_of_memory()
 
-for position = 2, #ARGV, 5 do
-    local id, fence, last, state, terminal = unpack(ARGV, position, position + 4)
+local function each(id, fence, last, terminal_state, terminal)
     local record = read(id, 'fence', unpack(CONCLUDE))
-    local reply
-    if not record or record.fence ~= fence then
-        reply = 'FENCED'
-    elseif record.state > RUNNING then
-        reply = record.state == tonumber(state) and 'OK' or 'FENCED'
-    elseif record.last ~= last then
-        reply = 'GAP'
-    else
-        conclude(id, record, tonumber(state), terminal, retention)
-        reply = 'OK'
-    end
-    replies[#replies + 1] = reply
+    local state = tonumber(terminal_state)
+    if not record or record.fence ~= fence then return 'FENCED' end
+    if record.state > RUNNING then return record.state == state and 'OK' or 'FENCED' end
+    if record.last ~= last then return 'GAP' end
+    conclude(id, record, state, terminal, retention_ms)
+    return 'OK'
 end
-return replies
+
+return for_each(each)

@@ -1,8 +1,7 @@
--- Deletes a consumer of a model's queues that is gone, unless entries still hang on it: deleting would lose them.
+-- Deletes a consumer of a model's queues that is gone, unless entries are still pending on it: deleting would lose them.
 --
--- ARGV: model, consumer
--- Replies {now in microseconds, how many entries still hang on it}.
-local model, consumer = ARGV[1], ARGV[2]
+-- Arguments: model, consumer
+-- Replies {now in microseconds, how many entries are still pending on it}.
 local left = 0
 for _, queue in ipairs({'returned', 'jobs'}) do
     local key = queue_key(queue, model)

@@ -1,27 +1,25 @@
 -- Decides what time has decided: overdue generations end, those of dead workers go back to the front of their queue,
 -- and what is past its retention, or above the memory watermark the oldest finished, is dropped.
 --
--- ARGV: most generations to look at, lease in milliseconds, retention in milliseconds,
---       terminal records of a cancelled one, one past its deadline and one past its queue timeout,
---       share of maxmemory above which finished generations go early, milliseconds for which they stay all the same: a
---       reader that is behind has still to read the end
+-- Arguments: limit number, lease_ms number, retention_ms number,
+--     cancelled, past_deadline, past_queue_timeout, drop_above number, keep_ms number
+-- At most `limit` generations are looked at. The next three are the terminal records of what ends so. Above drop_above, a share
+-- of maxmemory, finished generations go early. They stay for keep_ms all the same: a reader that is behind has still to read the end.
 -- Replies {now in microseconds, looked at, taken over, expired, cancelled, dropped early,
 --          id and state of each one that expired or was cancelled...}.
-local limit, lease, retention = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local terminals = {cancelled = ARGV[4], deadline = ARGV[5], queue_timeout = ARGV[6]}
-local watermark, keep = tonumber(ARGV[7]), tonumber(ARGV[8])
-local taken_over, expired, cancelled, dropped, ended = 0, 0, 0, 0, {}
+local terminals = {cancelled = cancelled, deadline = past_deadline, queue_timeout = past_queue_timeout}
+local taken_over, expired_count, cancelled_count, dropped, ended = 0, 0, 0, 0, {}
 allow_out_of_memory()
 
 -- When Redis' clock is set back, what was due by the old time would be looked at much too late, and a dead owner's lease
 -- would last until the old time comes round again. So all is looked at now, and no lease counts for longer than a new one.
 local seen = tonumber(redis.call('HGET', PREFIX .. 'server', 'seen') or 0)
-if seen > NOW + lease then
+if seen > NOW + lease_ms then
     for _, id in ipairs(redis.call('ZRANGE', DUE, 0, -1)) do redis.call('ZADD', DUE, NOW, id) end
 end
-local LONGEST_LEASE = 10 * lease  -- processes may differ for a while, when the setting is changed
+local LONGEST_LEASE = 10 * lease_ms  -- processes may differ for a while, when the setting is changed
 
-local leases_count = NOW >= back_since(lease) + lease
+local leases_count = NOW >= back_since(lease_ms) + lease_ms
 redis.call('HSET', PREFIX .. 'server', 'seen', NOW)
 
 local function decide(id)
@@ -29,22 +27,22 @@ local function decide(id)
     redis.call('ZREM', DUE, id)
     if not record or record.state > RUNNING then return end
     if record.state == QUEUED then
-        local state, terminal = overdue(id, record, terminals, lease)
+        local state, terminal = overdue(id, record, terminals, lease_ms)
         if state then
-            conclude(id, record, state, terminal, retention)
+            conclude(id, record, state, terminal, retention_ms)
             ended[#ended + 1] = id
             ended[#ended + 1] = state
-            if state == EXPIRED then expired = expired + 1 else cancelled = cancelled + 1 end
+            if state == EXPIRED then expired_count = expired_count + 1 else cancelled_count = cancelled_count + 1 end
             return
         end
     elseif tonumber(record.lease or 0) > NOW + LONGEST_LEASE then
-        record.lease = NOW + lease
+        record.lease = NOW + lease_ms
         redis.call('HSET', record_key(id), 'lease', record.lease)
     elseif passed(record.lease) and leases_count then
         requeue(id, record)
         record.state = QUEUED
         taken_over = taken_over + 1
-    elseif is_unwanted(id, record, lease) then
+    elseif is_unwanted(id, record, lease_ms) then
         tell_owner(record, id)
     end
     local look = next_look(record)
@@ -56,14 +54,14 @@ for _, id in ipairs(ids) do
     decide(id)
 end
 
-redis.call('ZREMRANGEBYSCORE', FINISHED, '-inf', NOW - retention)
+redis.call('ZREMRANGEBYSCORE', FINISHED, '-inf', NOW - retention_ms)
 local function above_watermark()
     local memory = redis.call('INFO', 'memory')
     local used, maximum = tonumber(string.match(memory, 'used_memory:(%d+)')), tonumber(string.match(memory, 'maxmemory:(%d+)'))
-    return maximum > 0 and used > maximum * watermark
+    return maximum > 0 and used > maximum * drop_above
 end
 while dropped < limit and above_watermark() do
-    local oldest = redis.call('ZRANGEBYSCORE', FINISHED, '-inf', NOW - keep, 'LIMIT', 0, 10)
+    local oldest = redis.call('ZRANGEBYSCORE', FINISHED, '-inf', NOW - keep_ms, 'LIMIT', 0, 10)
     if #oldest == 0 then break end
     for _, id in ipairs(oldest) do
         redis.call('ZREM', FINISHED, id)
@@ -73,4 +71,4 @@ while dropped < limit and above_watermark() do
         dropped = dropped + 1
     end
 end
-return {NOW_US, #ids, taken_over, expired, cancelled, dropped, unpack(ended)}
+return {NOW_US, #ids, taken_over, expired_count, cancelled_count, dropped, unpack(ended)}

@@ -1,19 +1,14 @@
 -- Renews a worker's leases, late too if nobody took over.
 --
--- ARGV: lease in milliseconds, then per generation: id, fence
+-- Arguments: lease_ms number
 -- Replies {now in microseconds, one of these per generation...}: OK, CANCEL (renewed, but to be cancelled), or FENCED.
-local lease = tonumber(ARGV[1])
-local replies = {NOW_US}
 allow_out_of_memory()
 
-for position = 2, #ARGV, 2 do
-    local id, fence = ARGV[position], ARGV[position + 1]
+local function each(id, fence)
     local record = read(id, 'fence', unpack(UNWANTED))
-    local reply = 'FENCED'
-    if record and record.state == RUNNING and record.fence == fence then
-        redis.call('HSET', record_key(id), 'lease', NOW + lease)
-        reply = is_unwanted(id, record, lease) and 'CANCEL' or 'OK'
-    end
-    replies[#replies + 1] = reply
+    if not record or record.state ~= RUNNING or record.fence ~= fence then return 'FENCED' end
+    redis.call('HSET', record_key(id), 'lease', NOW + lease_ms)
+    return is_unwanted(id, record, lease_ms) and 'CANCEL' or 'OK'
 end
-return replies
+
+return for_each(each)

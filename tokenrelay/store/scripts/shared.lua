@@ -65,22 +65,22 @@ local function feed_entry(id, sequence, tag, bytes)
     return '\10' .. varint(length) .. '\10' .. string.char(#id) .. id .. '\16' .. number .. tag .. size .. bytes .. instant
 end
 
--- Watchers are kept as "gateway=until gateway=until", until in milliseconds. One whose name ends in "!" wants the end only.
-local function each_watcher(watchers)
-    return string.gmatch(watchers or '', '([^ =]+)=(%d+)')
+-- Readers are kept as "gateway=until gateway=until", until in milliseconds. One whose name ends in "!" wants the end only.
+local function each_reader(readers)
+    return string.gmatch(readers or '', '([^ =]+)=(%d+)')
 end
 
-local function publish_end(watchers, bytes)
-    for gateway in each_watcher(watchers) do
+local function publish_end(readers, bytes)
+    for gateway in each_reader(readers) do
         redis.call('PUBLISH', 'tokenrelay:feed:' .. string.gsub(gateway, '!$', ''), bytes)
     end
 end
 
--- Returns the watchers after one gateway's lease was set (lease > 0) or taken away (lease = 0), and the last instant
--- at which anyone watches. Leases that ran out are dropped.
-local function set_watcher(watchers, gateway, lease)
+-- Returns the readers after one gateway's lease was set (lease > 0) or taken away (lease = 0), and the last instant
+-- at which anyone reads. Leases that ran out are dropped.
+local function set_reader(readers, gateway, lease)
     local kept, latest = {}, NOW
-    for name, till in each_watcher(watchers) do
+    for name, till in each_reader(readers) do
         if name ~= gateway and tonumber(till) > NOW then
             kept[#kept + 1] = name .. '=' .. till
             latest = math.max(latest, tonumber(till))
@@ -93,7 +93,7 @@ local function set_watcher(watchers, gateway, lease)
     return table.concat(kept, ' '), latest
 end
 
--- Returns when a generation is to be cancelled if nobody watches it after `latest`, or nil for never.
+-- Returns when a generation is to be cancelled if nobody reads it after `latest`, or nil for never.
 local function cancel_instant(policy, grace, latest)
     if policy == DETACH then return nil end
     if policy == CANCEL_AFTER_GRACE then return latest + grace end
@@ -185,12 +185,12 @@ local UNWANTED = {'cancelled', 'cancel_at'}
 local function is_unwanted(id, record, lease)
     if record.cancelled then return true end
     if not passed(record.cancel_at) then return false end
-    -- A reader that left with a word is no watcher any more. One whose watch ran out may only have been unable to renew, and
+    -- A reader that left with a word is none any more. One whose lease ran out may only have been unable to renew, and
     -- one that has a time of grace may have been unable to come back.
-    local reader = read(id, 'watchers', 'watch', 'policy', 'grace')  -- seldom needed, and this is asked for every token
+    local kept = read(id, 'watchers', 'watch', 'policy', 'grace')  -- seldom needed, and this is asked for every token
     local needed = 0
-    if reader.watchers ~= '' then needed = tonumber(reader.watch or 0) end
-    if tonumber(reader.policy) == CANCEL_AFTER_GRACE then needed = needed + tonumber(reader.grace) end
+    if kept.watchers ~= '' then needed = tonumber(kept.watch or 0) end
+    if tonumber(kept.policy) == CANCEL_AFTER_GRACE then needed = needed + tonumber(kept.grace) end
     return needed == 0 or NOW >= back_since(lease) + needed
 end
 
@@ -214,4 +214,19 @@ local function next_look(record)
     earliest = math.min(earliest, tonumber(limit or math.huge))
     if earliest == math.huge then return nil end
     return earliest
+end
+
+-- What a damaged generation makes a script fail of: a key of another type, a field that is missing or is no number, an entry
+-- in the log that is none of ours. All other errors are about Redis itself: the whole call fails of them and is repeated.
+local DAMAGE = {'WRONGTYPE', 'attempt to ', 'bad argument', 'not an integer', 'not a valid float', 'equal or smaller', 'Invalid stream ID'}
+
+-- Does one item of a batch. One damaged generation must not fail the others of its frame.
+local function guarded(each, ...)
+    local is_done, reply = pcall(each, ...)
+    if is_done then return reply end
+    local text = type(reply) == 'table' and reply.err or tostring(reply)
+    for _, mark in ipairs(DAMAGE) do
+        if string.find(text, mark, 1, true) then return 'DAMAGED' end
+    end
+    return error(reply)
 end

@@ -1,17 +1,15 @@
--- Hands generations back to the front of their queue. One whose engine has died on it too often is set aside instead.
+-- Puts generations back to the front of their queue. One whose engine has died on it too often is set aside instead.
 --
--- ARGV: model, retention in milliseconds, then per generation: id, fence, queue, entry, died, terminal record, dead letter
---   with a fence: the caller owns it and gives it up. If its engine died while it was there, died is 1, else ''. If it ran
---       alone then, the terminal record and the tokenrelay.store.v1.DeadLetter say what becomes of it unless that was the
---       first time; else both are ''
---   with fence '': an entry that was read but never claimed
+-- Arguments: model, retention_ms number
+-- With a fence: the caller owns the generation and gives it up. If its engine died while it was there, died is 1, else ''. If
+--     it ran alone then, terminal and letter, a tokenrelay.store.v1.DeadLetter, say what becomes of it unless that was the
+--     first time; else both are ''.
+-- With fence '': queue and entry name what was read and never claimed.
 -- Replies {now in microseconds, one of these per generation...}:
 --   OK      it waits again
 --   DEAD    it has ended as a dead letter, by this call or by an earlier one
---   FENCED  there is nothing to hand back
-local model, retention = ARGV[1], tonumber(ARGV[2])
+--   FENCED  there is nothing to requeue
 local DEADLY = 2  -- engine deaths without a token in between, the last of them alone
-local replies = {NOW_US}
 allow_out_of_memory()
 
 -- Counts an engine's death against a generation, unless this attempt of it gave a token. Returns whether it was not the first.
@@ -22,26 +20,25 @@ local function count_death(id, record)
     return record.engine_deaths >= DEADLY
 end
 
-for position = 3, #ARGV, 7 do
-    local id, fence, queue, entry, died, terminal, letter = unpack(ARGV, position, position + 6)
+local function each(id, fence, queue, entry, died, terminal, letter)
     local record = read(id, 'fence', 'appended_us', 'deadline', 'queue_deadline', 'cancelled', 'cancel_at', unpack(CONCLUDE))
-    local reply = 'FENCED'
     local ours = record and fence ~= '' and record.fence == fence
     local unclaimed = record and fence == '' and record.state == QUEUED and record.queue == queue and record.entry == entry
     if ours and record.state == RUNNING and died ~= '' and count_death(id, record) and terminal ~= '' then
-        conclude(id, record, FAILED, terminal, retention)
+        conclude(id, record, FAILED, terminal, retention_ms)
         redis.call('XADD', dead_key(model), '*', 'id', id, 'letter', letter)
-        reply = 'DEAD'
+        return 'DEAD'
     elseif (ours and record.state == RUNNING) or unclaimed then
         requeue(id, record)
         record.state = QUEUED
         look_at(id, next_look(record))
-        reply = 'OK'
+        return 'OK'
     elseif ours and record.state == FAILED and tonumber(record.engine_deaths or 0) >= DEADLY then
-        reply = 'DEAD'
+        return 'DEAD'
     elseif fence == '' and (not record or record.entry ~= entry) then
         remove_entry(queue, model, entry)
     end
-    replies[#replies + 1] = reply
+    return 'FENCED'
 end
-return replies
+
+return for_each(each)

@@ -1,0 +1,132 @@
+"""Attempts: what a worker does with generations while it owns them. Claim, append, finish, renew, requeue."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenrelay.store import ends, terminals
+from tokenrelay.store.records import Record, as_mapping
+from tokenrelay.store.redis.scripts import ScriptCall
+from tokenrelay.store.scripting import NamedScript, Scripts, in_order
+from tokenrelay.store.values import (
+    Append,
+    Claim,
+    Finish,
+    Outcome,
+    QueueEntry,
+    Requeue,
+    StoreLimits,
+    WriteResults,
+    outcome_of,
+)
+
+
+class Attempts:
+    """The scripts of an owner. Errors are those of RedisConnection.
+
+    Every method may be called again with the same arguments after an unknown outcome.
+    """
+
+    def __init__(self, scripts: Scripts, limits: StoreLimits) -> None:
+        self.clock = scripts.connection.clock
+        self._connection = scripts.connection
+        self._scripts = scripts
+        self._lease_ms = limits.lease_ms
+        self._retention_ms = limits.retention_ms
+        self._claim = NamedScript.load("claim")
+        self._append = NamedScript.load("append")
+        self._finish = NamedScript.load("finish")
+        self._renew = NamedScript.load("renew")
+        self._requeue = NamedScript.load("requeue")
+        self._terminals = terminals.of_time()
+
+    async def claim(
+        self, model: str, fingerprint: str, worker: str, wanted: Sequence[tuple[QueueEntry, str]]
+    ) -> list[Claim | None]:
+        """Makes a worker the owner of read entries, each with a nonce; None for what it may not have."""
+        arguments = {
+            "model": model,
+            "fingerprint": fingerprint,
+            "worker": worker,
+            "lease_ms": self._lease_ms,
+            "retention_ms": self._retention_ms,
+            **self._terminals,
+        }
+        items = [
+            {"id": entry.generation_id, "nonce": nonce, "queue": entry.queue, "entry": entry.entry} for entry, nonce in wanted
+        ]
+        replies = await self._scripts.run_batch(self._claim, arguments, items)
+        return [_claim_of(entry, reply) for (entry, _), reply in zip(wanted, replies, strict=True)]
+
+    async def write(self, appends: Sequence[Append], finishes: Sequence[Finish] = ()) -> WriteResults:
+        """Appends a frame, then ends owned generations, over one round trip."""
+        if not appends and not finishes:
+            return WriteResults([], [], 0)
+        # Plain mappings with the script's names: this is done for every token.
+        appending = self._scripts.batches(
+            self._append,
+            {"lease_ms": self._lease_ms},
+            [
+                {"id": one.generation_id, "fence": one.fence, "before": one.before, "after": one.after, "entry": one.entry}
+                for one in appends
+            ],
+        )
+        finishing = self._scripts.batches(
+            self._finish, {"retention_ms": self._retention_ms}, [_finish_item(one) for one in finishes]
+        )
+        replies = await self._connection.run_together([batch.call for batch in (*appending, *finishing)])
+        return WriteResults(
+            [outcome_of(reply) for reply in in_order(appending, replies[: len(appending)])],
+            [outcome_of(reply) for reply in in_order(finishing, replies[len(appending) :])],
+            replies[-1].at_us,
+        )
+
+    async def renew(self, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """Renews the leases on generations, each with its fence."""
+        replies = await self._scripts.run_batch(self._renew, {"lease_ms": self._lease_ms}, _owned_items(owned))
+        return [outcome_of(reply) for reply in replies]
+
+    def renewals(self, owned: Sequence[tuple[str, str]]) -> list[ScriptCall]:
+        """Returns what renew would run, for a thread that runs it by itself."""
+        batches = self._scripts.batches(self._renew, {"lease_ms": self._lease_ms}, _owned_items(owned))
+        return [batch.call for batch in batches]
+
+    async def requeue(self, model: str, owned: Sequence[Requeue]) -> list[Outcome]:
+        """Puts owned generations back to the front of the model's queue; DEAD for one that became a dead letter instead."""
+        arguments = {"model": model, "retention_ms": self._retention_ms}
+        replies = await self._scripts.run_batch(self._requeue, arguments, [_requeue_item(one) for one in owned])
+        return [outcome_of(reply) for reply in replies]
+
+
+def _claim_of(entry: QueueEntry, reply: Sequence[Any]) -> Claim | None:
+    if reply[0] == b"OVER" and reply[1]:
+        ends.report(entry.generation_id, reply[1])
+    if reply[0] != b"CLAIMED":
+        return None
+    return Claim(reply[1].decode(), reply[2], Record.parse(entry.generation_id, as_mapping(reply[3])))
+
+
+def _finish_item(one: Finish) -> dict[str, Any]:
+    terminal = one.terminal.SerializeToString()
+    return {
+        "id": one.generation_id,
+        "fence": one.fence,
+        "last": one.last,
+        "terminal_state": one.terminal.state,
+        "terminal": terminal,
+    }
+
+
+def _owned_items(owned: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [{"id": generation_id, "fence": fence} for generation_id, fence in owned]
+
+
+def _requeue_item(one: Requeue) -> dict[str, Any]:
+    return {
+        "id": one.generation_id,
+        "fence": one.fence,
+        "queue": "",
+        "entry": "",
+        "died": 1 if one.engine_died else "",
+        "terminal": "" if one.terminal is None else one.terminal.SerializeToString(),
+        "letter": "" if one.letter is None else one.letter.SerializeToString(),
+    }
