@@ -117,5 +117,7 @@ def _class_of(code: int, reason: str) -> type[TokenrelayError]:
 
 def _subclasses(parent: type[TokenrelayError]) -> Iterator[type[TokenrelayError]]:
     for child in parent.__subclasses__():
-        yield child
-        yield from _subclasses(child)
+        # Modules refine errors for themselves; a client sees those of tokenrelay.errors.
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from _subclasses(child)
