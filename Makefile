@@ -4,6 +4,17 @@ PYTHON ?= python3
 VENV := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
+# What stands on make's command line reaches the commands with a prefix: make up PORT=6000 sets TOKENRELAY_PORT. A variable
+# without it that the environment has, such as another project's REDIS_URL, reaches none of them.
+STACK := ENGINE MODEL VLLM_ARGS GATEWAYS WORKERS PORT REDIS_URL STATE REDIS_SECONDS START_SECONDS FOLLOW
+BENCH := TARGET METRICS ENGINE MODEL VLLM_ARGS REDIS_URL GATEWAYS WORKERS TRACING SIMULATED_STEP_MS SIMULATED_SLOTS \
+	CONCURRENCY ROUNDS RAMP_SECONDS RATES POINT_SECONDS INPUT_TOKENS PROMPTS OUTPUT_TOKENS SHARED WARM_UP SEED PROCESSES \
+	GOODPUT_TTFT_MS GOODPUT_TPOT_MS RESULTS SYSTEMS REQUESTS LEAST_REQUESTS PIN
+given = $(filter command,$(firstword $(origin $(1))))
+passed_on = $(foreach name,$(2),$(if $(call given,$(name)),$(eval export $(1)$(name) = $$($(name)))))
+$(call passed_on,TOKENRELAY_,$(STACK))
+$(call passed_on,TOKENRELAY_BENCH_,$(BENCH))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-bench bench bench-compare profile demo up down status logs test test-gpu drill drill-long lint format verify generate reference lock model clean
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bench.comparison_systems import ENGINE_ARGUMENTS, NAMES, STANDARD
-from bench.settings import Count, Counts, Listed
+from bench.settings import PREFIX, Count, Counts, Listed
 
 FEW_CORES = 2
 
@@ -22,9 +22,9 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class ComparisonSettings(BaseSettings):
-    """Settings of the comparison; the variables are the fields' names in capitals."""
+    """Settings of the comparison; a field's variable is its name in capitals after TOKENRELAY_BENCH_."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     systems: Annotated[Listed[str], AfterValidator(_known)] = Field(
         (), description=f"what is compared, of {', '.join(NAMES)}; unset: all of {', '.join(STANDARD)} that are installed"

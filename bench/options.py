@@ -15,7 +15,7 @@ def of_settings(kind: type[Settings], run: Callable[[Settings], int]) -> Callabl
     """Returns a command for typer: an option for each field, which is stronger than the field's variable.
 
     Args:
-        kind: the settings; a field's option and variable have its name.
+        kind: the settings; a field's option has its name, and its variable too, after the prefix.
         run: what the command does; returns the exit status.
     """
 
@@ -33,8 +33,9 @@ def read(kind: type[Settings], given: dict[str, str | None]) -> Settings:
     try:
         return kind(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "")
         for problem in error.errors():
-            typer.echo(f"{str(problem['loc'][0]).upper()}: {problem['msg']}", err=True)
+            typer.echo(f"{prefix}{str(problem['loc'][0]).upper()}: {problem['msg']}", err=True)
         raise typer.Exit(2) from None
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from deploy.local.settings import ROOT, Some
+from deploy.local.settings import ROOT, RedisUrl, Some
 
+PREFIX = "TOKENRELAY_BENCH_"  # make puts it before what stands on its command line
 RESULTS = ROOT / ".tokenrelay" / "bench"
 
 
@@ -35,9 +36,9 @@ Rates = Annotated[Listed[Positive], AfterValidator(lambda rates: tuple(sorted(se
 
 
 class BenchSettings(BaseSettings):
-    """Settings of the load generator; the variables are the fields' names in capitals."""
+    """Settings of the load generator; a field's variable is its name in capitals after TOKENRELAY_BENCH_."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     target: Listed[Address] = Field((), description="gateways of a deployment that runs, host:port,...; unset: one of its own")
     metrics: Listed[Address] = Field(
@@ -48,7 +49,7 @@ class BenchSettings(BaseSettings):
         None, description="a local folder or a hub name; unset: a small Llama of random weights that is faster than the stack"
     )
     vllm_args: str = Field("", description="any arguments of vLLM's engine")
-    redis_url: str | None = Field(None, description="a Redis that is there; unset: one of the stack's own")
+    redis_url: RedisUrl | None = Field(None, description="a Redis that runs already; unset: the stack starts one of its own")
     gateways: Some = Field(1, description="how many gateways a stack of its own has")
     workers: Some = Field(1, description="how many workers it has, each with an engine service")
     tracing: bool = Field(

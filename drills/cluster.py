@@ -12,6 +12,7 @@ import grpc
 
 from bench.ports import free_ports
 from deploy.local import plan
+from deploy.local.machine import Machine
 from deploy.local.settings import StackSettings
 from drills.history import History
 from drills.waiting import eventually
@@ -149,11 +150,13 @@ class Cluster:
         **settings: object,
     ) -> None:
         self.folder = folder
-        self.settings = StackSettings(**{"state": folder, "port": free_ports(), **settings})  # type: ignore[arg-type]
+        self.settings = StackSettings(**{"state": folder, "port": free_ports(), **settings})
         self.history = history
         self.members: dict[str, Member] = {}
         self.primary = "redis"
-        for process in plan.processes(self.settings):
+        for process in plan.processes(self.settings, Machine.this()):
+            if process.folder is not None:
+                process.folder.mkdir(parents=True, exist_ok=True)
             if process.name == "traces":
                 continue
             changed = (changes or {}).get(process.name, Changes())

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from bench.comparison_settings import ComparisonSettings
 from bench.settings import BenchSettings
 from broker_worker.settings import DeadLetterSettings, WorkerSettings
-from deploy.local.settings import StackSettings
+from deploy.local.settings import CommandSettings
 from engine_service.settings import EngineSettings
 from gateway.settings import GatewaySettings
 from tokenrelay import conventions, errors, metrics, settings
@@ -54,15 +54,16 @@ def settings_document() -> str:
         ]
         parts.append(f"## {title}\n\n" + _table(("variable", "default", "what"), rows))
     for title, told in (
-        ("Local stack (`make up`, `make demo`)", StackSettings),
+        ("Local stack (`make up`, `make demo`)", CommandSettings),
         ("Load generator (`make bench`, `make profile`)", BenchSettings),
         ("Comparison (`make bench-compare`)", ComparisonSettings),
     ):
-        rows = [
-            (f"`{name.upper()}`", f"`{_default(field.default)}`", field.description or "")
+        prefix = told.model_config["env_prefix"]
+        named = [
+            (f"`{prefix}{name.upper()}`", f"`{name.upper()}=`", f"`{_default(field.default)}`", field.description or "")
             for name, field in told.model_fields.items()
         ]
-        parts.append(f"## {title}\n\n" + _table(("variable", "default", "what"), rows))
+        parts.append(f"## {title}\n\n" + _table(("variable", "for make", "default", "what"), named))
     return "\n".join(parts)
 
 

@@ -12,6 +12,7 @@ from bench.measuring import Refused, Sample
 from bench.ports import free_ports
 from bench.workload import Request
 from deploy.local import plan
+from deploy.local.machine import Machine
 from deploy.local.settings import StackSettings
 from tokenrelay.timings import hop_name, milliseconds
 from tokenrelay.v1 import (
@@ -47,10 +48,13 @@ class Tokenrelay:
         environment: Mapping[str, str] | None = None,
         **settings: object,
     ) -> None:
-        self.settings = StackSettings(**{"state": folder, "port": free_ports(), **settings})  # type: ignore[arg-type]
+        self.settings = StackSettings(**{"state": folder, "port": free_ports(), **settings})
         self._engine_core = engine_core
         self._children: list[Child] = []
-        for process in plan.processes(self.settings):
+        self._planned = plan.processes(self.settings, Machine.this())
+        for process in self._planned:
+            if process.folder is not None:
+                process.folder.mkdir(parents=True, exist_ok=True)
             if process.name == "traces" and not tracing:
                 continue
             # As where it is deployed: logs for programs, and spans exported as seldom as the SDK does by itself.
@@ -68,7 +72,7 @@ class Tokenrelay:
 
     def metrics_ports(self, kind: str) -> list[int]:
         """Returns where the processes of a kind show their metrics."""
-        return [one.ports[-1] for one in plan.processes(self.settings) if one.name.partition("-")[0] == kind]
+        return [one.ports[-1] for one in self._planned if one.name.partition("-")[0] == kind]
 
     async def start(self) -> None:
         for child in self._children:

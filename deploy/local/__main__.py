@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,38 +12,51 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local import plan, readiness
+from deploy.local import own_folder, plan, readiness, redis_check
+from deploy.local.machine import Machine
+from deploy.local.own_folder import ForeignFolderError
 from deploy.local.plan import NoRedisError
 from deploy.local.readiness import NotReadyError
-from deploy.local.settings import DEFAULT_PORT, ROOT, StackSettings
-from deploy.local.supervision import Supervisor, UnsafeFolderError
+from deploy.local.redis_check import RedisNotUsableError
+from deploy.local.settings import PREFIX, ROOT, CommandSettings, StackSettings
+from deploy.local.supervision import SupervisionError, Supervisor
 from tokenrelay.client import display
 from tokenrelay.client.client import Client
 from tokenrelay.client.resumption import RetryPolicy
 from tokenrelay.errors import TokenrelayError
 
-PATIENCE = 600.0  # seconds for a stack to come up; large models take long to load
 LOG_LINES = 100
 DEMO_PROMPT = "Tell me a story about a lighthouse."
-PORT_STEP = 1000  # the demo looks for free ports in steps, beside a stack that runs
 ENDINGS = (signal.SIGTERM, signal.SIGHUP)  # a time limit's, and a closed terminal's
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def up(settings: StackSettings) -> int:
-    """Starts the stack and returns when it serves."""
+    """Starts the stack and returns when it serves.
+
+    Raises:
+        NoRedisError: there is no Redis to start.
+        RedisNotUsableError: Redis does not answer, or cannot be used.
+        NotReadyError: a port is in use.
+        SupervisionError: supervisord cannot be started.
+    """
     supervisor = Supervisor(settings.state)
     if supervisor.is_running():
         console.print("The stack is running already; `make status` shows it, `make down` stops it.")
         return 1
-    processes = plan.processes(settings)
+    machine = Machine.this()
+    processes = plan.processes(settings, machine)
     readiness.check_ports(processes)
+    if settings.redis_url is not None:
+        redis_check.wait_until_it_answers(settings.redis_url, settings.redis_seconds, console.print)
+    elif machine.redis is not None:
+        redis_check.check_data(machine.redis, settings.state / "redis")
     console.print(f"Starting {', '.join(process.name for process in processes)}; logs are in {supervisor.log_file('*')}")
     started = time.monotonic()
     try:
         supervisor.start(processes)
-        model = readiness.wait(settings, supervisor, console.print, PATIENCE)
+        model = readiness.wait(settings, supervisor, console.print, settings.start_seconds)
     except (NotReadyError, KeyboardInterrupt) as error:
         supervisor.stop()
         if isinstance(error, KeyboardInterrupt):
@@ -92,7 +104,7 @@ def status(settings: StackSettings) -> int:
 
 def logs(settings: StackSettings) -> int:
     """Shows the last log lines; goes on with FOLLOW=1."""
-    follow = ["-F"] if os.environ.get("FOLLOW") == "1" else []  # noqa: TID251  # a setting of this command alone
+    follow = ["-F"] if settings.follow else []
     files = sorted(str(path) for path in (settings.state / "logs").glob("*.log"))
     if not files:
         console.print("There are no logs.")
@@ -103,9 +115,10 @@ def logs(settings: StackSettings) -> int:
 def demo(settings: StackSettings) -> int:
     """Starts a stack of its own, streams one answer, shows where the time went, and stops."""
     settings = settings.model_copy(update={"state": settings.state / "demo"})
-    Supervisor(settings.state).stop()  # what a demo that was killed has left
-    shutil.rmtree(settings.state, ignore_errors=True)
-    settings = settings.model_copy(update={"port": _free_port(settings)})
+    if own_folder.is_ours(settings.state):
+        Supervisor(settings.state).stop()  # what a demo that was killed has left
+    own_folder.make_anew(settings.state)
+    settings = settings.model_copy(update={"port": readiness.free_port(settings, Machine.this())})
     try:
         if up(settings) != 0:
             return 1
@@ -122,17 +135,6 @@ def demo(settings: StackSettings) -> int:
         down(settings)
 
 
-def _free_port(settings: StackSettings) -> int:
-    """Returns the first gateway port from which on the whole stack finds its ports free."""
-    for port in range(settings.port, 60_000, PORT_STEP):
-        try:
-            readiness.check_ports(plan.processes(settings.model_copy(update={"port": port})))
-        except NotReadyError:
-            continue
-        return port
-    return DEFAULT_PORT
-
-
 COMMANDS: dict[str, Callable[[StackSettings], int]] = {"up": up, "down": down, "status": status, "logs": logs, "demo": demo}
 
 
@@ -145,12 +147,12 @@ def main() -> int:
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
             signal.signal(number, _interrupt)
     try:
-        return command(StackSettings())
+        return command(CommandSettings())
     except ValidationError as error:
         for problem in error.errors():
-            console.print(f"{str(problem['loc'][0]).upper()}: {problem['msg']}", style="red", markup=False)
+            console.print(f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}", style="red", markup=False)
         return 2
-    except (NotReadyError, NoRedisError, UnsafeFolderError) as error:
+    except (NotReadyError, NoRedisError, RedisNotUsableError, ForeignFolderError, SupervisionError) as error:
         console.print(str(error), style="red", markup=False)
         return 1
     except KeyboardInterrupt:

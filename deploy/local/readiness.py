@@ -4,8 +4,10 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
+from deploy.local import plan
+from deploy.local.machine import Machine
 from deploy.local.plan import Process, gateway_targets
-from deploy.local.settings import StackSettings
+from deploy.local.settings import HIGHEST_PORT, StackSettings
 from deploy.local.supervision import Supervisor
 from tokenrelay.client.client import Client
 from tokenrelay.client.resumption import RetryPolicy
@@ -14,6 +16,7 @@ from tokenrelay.v1 import model_service_pb2
 
 INTERVAL = 0.25  # seconds between looks
 REPORT_INTERVAL = 5.0  # seconds between lines while nothing changes
+LOWEST_PORT, PORT_STEP = 20_050, 1000  # where a search for free ports begins anew, and how far it goes each time
 RESTARTS_ALLOWED = 1  # before a process that keeps ending counts as broken
 
 Report = Callable[[str], None]
@@ -35,6 +38,25 @@ def check_ports(processes: Sequence[Process]) -> None:
                     raise NotReadyError(f"{process.name}: port {port} is in use; choose another with PORT=") from None
 
 
+def free_port(settings: StackSettings, machine: Machine) -> int:
+    """Returns the first gateway port from which on a stack finds all its ports free: the wanted one, if it can be had.
+
+    Raises:
+        NotReadyError: no port will do.
+    """
+    candidates: tuple[int, ...] = (
+        *range(settings.port, HIGHEST_PORT, PORT_STEP),
+        *range(LOWEST_PORT, settings.port, PORT_STEP),
+    )
+    for port in candidates:
+        try:
+            check_ports(plan.processes(settings.model_copy(update={"port": port}), machine))
+        except NotReadyError:
+            continue
+        return port
+    raise NotReadyError(f"ports are in use from {settings.port} on and from {LOWEST_PORT} on, in steps of {PORT_STEP}")
+
+
 def wait(settings: StackSettings, supervisor: Supervisor, report: Report, patience: float) -> model_service_pb2.Model:
     """Returns what is served as soon as every worker serves it and each gateway has relayed a token of it.
 
@@ -53,7 +75,7 @@ def wait(settings: StackSettings, supervisor: Supervisor, report: Report, patien
             reported, last_report = waits_for, now
         _check_processes(supervisor)
         if now - started > patience:
-            raise NotReadyError(f"not ready after {patience:.0f} s: {waits_for}")
+            raise NotReadyError(f"not ready after {patience:g} s: {waits_for}; START_SECONDS= gives it longer")
         time.sleep(INTERVAL)
 
 

@@ -1,29 +1,74 @@
-"""What the local stack can be told: `make up ENGINE=simulated GATEWAYS=2`."""
+"""What the local stack can be told: `make up ENGINE=simulated GATEWAYS=2`.
 
+A field's variable is its name in capitals after TOKENRELAY_. On make's command line the prefix is left out; a variable
+without it counts only there, because other projects export names such as REDIS_URL and PORT for themselves.
+"""
+
+import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX = "TOKENRELAY_"
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_PORT = 50051
+HIGHEST_PORT = 65_000  # the stack's other ports are above the first gateway's
+HIDDEN = "***"
 
+
+def without_password(url: str) -> str:
+    """Returns a URL as people and reports may see it."""
+    hidden = re.sub(r"//.*@", f"//{HIDDEN}@", url)  # up to the last one, since a password may hold one unescaped
+    return re.sub(r"\b(username|password)=[^&]*", rf"\1={HIDDEN}", hidden)  # redis-py takes them from the query too
+
+
+def _redis_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
+        raise ValueError("must begin with redis://, rediss:// or unix://, and name a host or a socket")
+    _ = parts.port  # raises ValueError on one that is no port
+    return url
+
+
+# Where settings are written down, as in a report, the password is left out.
+RedisUrl = Annotated[str, AfterValidator(_redis_url), PlainSerializer(without_password)]
 Some = Annotated[int, Field(ge=1, le=9)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class StackSettings(BaseSettings):
-    """Settings of the local stack; the variables are the fields' names in capitals."""
+class StackSettings(BaseModel):
+    """Settings of a local stack, as a benchmark or a drill gives them; no variable of the environment counts."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = ConfigDict(frozen=True)
 
     engine: Literal["vllm", "simulated"] = Field("vllm", description="what generates")
     model: str = Field(str(ROOT / "models" / "demo"), description="a local folder or a hub name")
     vllm_args: str = Field("", description="any arguments of vLLM's engine")
     gateways: Some = Field(1, description="how many gateways, on ports from PORT on")
     workers: Some = Field(1, description="how many workers, each with an engine service of its own")
-    port: Annotated[int, Field(ge=1024, le=65_000)] = Field(
+    port: Annotated[int, Field(ge=1024, le=HIGHEST_PORT)] = Field(
         DEFAULT_PORT, description="the first gateway's port; the stack's other ports follow it"
     )
-    redis_url: str | None = Field(None, description="a Redis that is there; unset: one of the stack's own")
-    state: Path = Field(ROOT / ".tokenrelay", description="folder of logs and Redis' data")
+    redis_url: RedisUrl | None = Field(None, description="a Redis that runs already; unset: the stack starts one of its own")
+    state: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        ROOT / ".tokenrelay", description="folder of logs and Redis' data"
+    )
+    redis_seconds: Seconds = Field(30.0, description="how long `make up` waits for the Redis of REDIS_URL to answer")
+    start_seconds: Seconds = Field(
+        600.0, description="how long `make up` waits until all processes serve; a large model takes minutes to load"
+    )
+    follow: bool = Field(False, description="whether `make logs` goes on with new lines")
+
+    @property
+    def has_local_model(self) -> bool:
+        """Whether the model is a folder of this machine, so that nothing is fetched for it."""
+        return Path(self.model).is_dir()
+
+
+class CommandSettings(StackSettings, BaseSettings):
+    """The same, read from the environment: what `make up` and its like are told."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)

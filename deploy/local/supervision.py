@@ -17,13 +17,45 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
+from deploy.local import launch
 from deploy.local.plan import DRAIN_SECONDS, Process, working_directory
 
 STOP_SECONDS = DRAIN_SECONDS + 10  # after which a stopping process is killed
+ANSWER_SECONDS = 60.0  # for supervisord's first answer, which comes at once on a machine that is not stuck
+
+# Relative paths begin at the state folder, in which supervisord runs: it expands a percent sign in some of them twice.
+CONFIGURATION = """\
+[unix_http_server]
+file=%(ENV_TOKENRELAY_STACK_SOCKET)s
+
+[supervisord]
+logfile=logs/supervisord.log
+pidfile=supervisord.pid
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+"""
+PROGRAM = """
+[program:{name}]
+command=/bin/sh -c 'cd "$TOKENRELAY_STACK_ROOT" && exec "$TOKENRELAY_STACK_PYTHON" -m deploy.local.launch {name}'
+priority={priority}
+startsecs=1
+startretries=1000000
+autorestart=true
+stopwaitsecs={seconds}
+redirect_stderr=true
+stdout_logfile=logs/{name}.log
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=1
+"""
 
 
-class UnsafeFolderError(OSError):
-    """Somebody else could write to the socket's folder. Its text is for the user."""
+class SupervisionError(OSError):
+    """supervisord cannot be started or reached. Its text is for the user."""
+
+
+class UnsafeFolderError(SupervisionError):
+    """Somebody else could write to the socket's folder."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +72,10 @@ class Supervisor:
     """One supervisord in a state folder."""
 
     def __init__(self, state: Path) -> None:
-        self._state = state
+        self._state = state.absolute()
         self._socket = _socket_folder(state) / "supervisor.sock"
-        self._pid_file = state / "supervisord.pid"
+        self._pid_file = self._state / "supervisord.pid"
+        self._launches = self._state / "processes.json"
 
     def log_file(self, name: str) -> Path:
         return self._state / "logs" / f"{name}.log"
@@ -61,14 +94,31 @@ class Supervisor:
 
         Raises:
             UnsafeFolderError: the socket's folder is there already and not ours alone.
+            SupervisionError: supervisord does not start.
         """
         self._socket.parent.mkdir(mode=0o700, exist_ok=True)
         _check_is_ours(self._socket.parent)
-        (self._state / "logs").mkdir(parents=True, exist_ok=True)
+        for folder in (self._state / "logs", *(one.folder for one in processes if one.folder is not None)):
+            folder.mkdir(parents=True, exist_ok=True)
         configuration = self._state / "supervisord.conf"
-        configuration.write_text(self._configuration(processes))
-        subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)], check=True)
+        configuration.write_text(_configuration(processes))
+        launch.write(self._launches, processes)
+        # The configuration has these by their variables: a path's own characters mean nothing there then.
+        paths = {
+            "TOKENRELAY_STACK_ROOT": str(working_directory()),
+            "TOKENRELAY_STACK_SOCKET": str(self._socket),
+            "TOKENRELAY_STACK_PYTHON": sys.executable,
+            launch.VARIABLE: str(self._launches),
+        }
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", configuration.name]
+        environment = {**os.environ, **paths}  # noqa: TID251  # passed on as it is
+        done = subprocess.run(command, cwd=self._state, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SupervisionError(f"supervisord does not start: {done.stderr.strip() or done.stdout.strip()}")
+        give_up_at = time.monotonic() + ANSWER_SECONDS
         while not self.is_running():
+            if time.monotonic() > give_up_at:
+                raise SupervisionError(f"supervisord does not answer; its log is {self.log_file('supervisord')}")
             time.sleep(0.05)
 
     def statuses(self) -> list[Status]:
@@ -86,6 +136,8 @@ class Supervisor:
             os.kill(pid, signal.SIGTERM)
         while self._written_pid() == pid:  # removing the file is the last thing that supervisord does
             time.sleep(0.1)
+        with suppress(OSError):
+            self._launches.unlink()  # it may hold a password, and nobody needs it any more
         with suppress(OSError):
             self._socket.parent.rmdir()
 
@@ -115,40 +167,12 @@ class Supervisor:
         with closing(SupervisorTransport(None, None, f"unix://{self._socket}")) as transport:
             yield ServerProxy("http://localhost", transport=transport).supervisor
 
-    def _configuration(self, processes: Sequence[Process]) -> str:
-        head = f"""\
-[unix_http_server]
-file={self._socket}
 
-[supervisord]
-logfile={self._state / "logs" / "supervisord.log"}
-pidfile={self._pid_file}
-directory={working_directory()}
-
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
-
-[supervisorctl]
-serverurl=unix://{self._socket}
-"""
-        return head + "".join(self._program(process) for process in processes)
-
-    def _program(self, process: Process) -> str:
-        environment = ",".join(f'{name}="{_escape(value)}"' for name, value in process.environment.items())
-        return f"""
-[program:{process.name}]
-command={" ".join(f'"{_escape(part)}"' for part in process.command)}
-environment={environment}
-priority={process.priority}
-startsecs=1
-startretries=1000000
-autorestart=true
-stopwaitsecs={STOP_SECONDS}
-redirect_stderr=true
-stdout_logfile={self.log_file(process.name)}
-stdout_logfile_maxbytes=20MB
-stdout_logfile_backups=1
-"""
+def _configuration(processes: Sequence[Process]) -> str:
+    """Returns supervisord's configuration. It holds nothing that a user chose, so nothing in it has to be escaped."""
+    return CONFIGURATION + "".join(
+        PROGRAM.format(name=process.name, priority=process.priority, seconds=STOP_SECONDS) for process in processes
+    )
 
 
 def _socket_folder(state: Path) -> Path:
@@ -162,7 +186,3 @@ def _check_is_ours(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise UnsafeFolderError(f"{folder} must be a folder that is ours alone (mode 0700); remove it, or set TMPDIR")
-
-
-def _escape(value: str) -> str:
-    return value.replace("%", "%%").replace('"', '\\"')

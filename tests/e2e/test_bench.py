@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.settings import BenchSettings
+from bench.settings import PREFIX
 from tests.support.local_stack import ROOT, make
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -22,9 +22,9 @@ HOPS = {"receive", "enqueue", "queue_wait", "claim", "dispatch", "engine_queue",
 
 def environment(results: Path, **variables: str) -> dict[str, str]:
     """What a run inherits; all that it starts has the mark too."""
-    names = {name.upper() for name in BenchSettings.model_fields}
-    kept = {name: value for name, value in os.environ.items() if name not in names}
-    return {**kept, MARK: str(uuid.uuid4()), "ENGINE": "simulated", "RESULTS": str(results), **variables}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    given = {"ENGINE": "simulated", "RESULTS": str(results), **variables}
+    return {**kept, MARK: str(uuid.uuid4()), **{PREFIX + name: value for name, value in given.items()}}
 
 
 def left_behind(mark: str) -> list[str]:

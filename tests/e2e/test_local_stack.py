@@ -13,9 +13,9 @@ import pytest
 
 from bench.ports import free_ports
 from deploy.local import __main__ as commands
-from deploy.local import plan, supervision
+from deploy.local import own_folder, plan, supervision
 from deploy.local.plan import Process
-from deploy.local.settings import StackSettings
+from deploy.local.settings import PREFIX, StackSettings
 from deploy.local.supervision import Supervisor, UnsafeFolderError
 from engine_service.engines.simulated.simulation import expected_tokens, text_of
 from tests.integration.conftest import spec
@@ -65,7 +65,7 @@ async def test_a_second_up_says_that_it_runs(simulated_stack: LocalStack) -> Non
 
 async def test_a_port_in_use_is_a_clear_error(simulated_stack: LocalStack, tmp_path: Path) -> None:
     other = local_stack.new(tmp_path, ENGINE="simulated")
-    environment = {**other.environment, "PORT": str(simulated_stack.settings.port)}
+    environment = {**other.environment, f"{PREFIX}PORT": str(simulated_stack.settings.port)}
     refused = LocalStack(other.settings, environment).command("up")
     assert refused.returncode == 1
     assert f"port {simulated_stack.settings.port + 60} is in use; choose another with PORT=" in refused.stdout
@@ -73,9 +73,9 @@ async def test_a_port_in_use_is_a_clear_error(simulated_stack: LocalStack, tmp_p
 
 async def test_a_wrong_setting_names_its_variable(tmp_path: Path) -> None:
     stack = local_stack.new(tmp_path, ENGINE="simulated")
-    refused = LocalStack(stack.settings, {**stack.environment, "WORKERS": "0"}).command("up")
+    refused = LocalStack(stack.settings, {**stack.environment, f"{PREFIX}WORKERS": "0"}).command("up")
     assert refused.returncode == 2
-    assert "WORKERS: " in refused.stdout
+    assert "TOKENRELAY_WORKERS: " in refused.stdout
 
 
 @pytest.mark.parametrize("name", ["redis", "engine-1", "worker-1", "gateway-1"])
@@ -267,6 +267,7 @@ async def test_a_demo_that_is_ended_leaves_nothing_behind(tmp_path: Path, number
 
 
 async def test_a_demo_first_stops_what_a_killed_one_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_folder.make_anew(tmp_path / "demo")
     left = Supervisor(tmp_path / "demo")
     left.start([SLEEPER])
     (sleeper,) = left.statuses()

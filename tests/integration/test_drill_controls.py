@@ -13,6 +13,7 @@ import pytest
 
 from bench.ports import free_ports
 from deploy.local import plan
+from deploy.local.machine import Machine
 from deploy.local.settings import StackSettings
 from drills import checker, history, load, nemesis
 from drills.broken import everysec, scripts
@@ -176,8 +177,11 @@ def changed_workers(folder: Path, variant: str | None) -> dict[str, Changes]:
 
 
 def redis_command(folder: Path, port: int) -> list[str]:
-    (command,) = [one.command for one in plan.processes(StackSettings(state=folder, port=port)) if one.name == "redis"]
-    return command
+    planned = plan.processes(StackSettings(state=folder, port=port), Machine.this())
+    (redis,) = [one for one in planned if one.name == "redis"]
+    assert redis.folder is not None
+    redis.folder.mkdir(parents=True)
+    return redis.command
 
 
 async def violated(folder: Path, fault: Fault, changes: Mapping[str, Changes], **settings: Any) -> list[checker.Violation]:

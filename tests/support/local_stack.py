@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bench.ports import free_ports
 from deploy.local import plan
-from deploy.local.settings import StackSettings
+from deploy.local.machine import Machine
+from deploy.local.settings import PREFIX, StackSettings
 from deploy.local.supervision import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ class LocalStack:
         return Supervisor(self.settings.state)
 
     def metrics_port(self, name: str) -> int:
-        (process,) = [one for one in plan.processes(self.settings) if one.name == name]
+        (process,) = [one for one in plan.processes(self.settings, Machine.this()) if one.name == name]
         return process.ports[-1]
 
     def command(self, name: str) -> subprocess.CompletedProcess[str]:
@@ -52,11 +53,17 @@ class LocalStack:
 
 
 def new(state: Path, **settings: str) -> LocalStack:
+    """Returns a stack of a test's own.
+
+    Args:
+        state: its folder.
+        settings: variables as on make's command line, without their prefix.
+    """
     values = {"STATE": str(state), "PORT": str(free_ports()), **settings}
-    environment = {**os.environ, **values}
-    kept = {name: value for name, value in environment.items() if not name.startswith(("TOKENRELAY_", "OTEL_"))}
-    stack_settings = StackSettings(**{name.lower(): value for name, value in values.items()})  # type: ignore[arg-type]
-    return LocalStack(stack_settings, kept)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith((PREFIX, "OTEL_"))}
+    environment = {**inherited, **{PREFIX + name: value for name, value in values.items()}}
+    stack_settings = StackSettings(**{name.lower(): value for name, value in values.items()})
+    return LocalStack(stack_settings, environment)
 
 
 def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -66,8 +66,9 @@ def test_there_are_plots_of_what_there_is_to_plot_and_each_says_that_an_engine_i
 
 
 def test_options_are_stronger_than_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONCURRENCY", "16, 1,4,4")
-    monkeypatch.setenv("ROUNDS", "")
+    monkeypatch.setenv("TOKENRELAY_BENCH_CONCURRENCY", "16, 1,4,4")
+    monkeypatch.setenv("TOKENRELAY_BENCH_ROUNDS", "")
+    monkeypatch.setenv("SEED", "another project's")
     settings = read(BenchSettings, {"input_tokens": "7", "rates": None})
     assert settings.concurrency == (1, 4, 16)
     assert settings.input_tokens == (7,)
@@ -91,11 +92,11 @@ def test_options_are_stronger_than_variables(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wrong_value_is_refused_by_its_variables_name(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv(f"TOKENRELAY_BENCH_{variable}", value)
     with pytest.raises(typer.Exit) as ended:
         read(BenchSettings, {})
     assert ended.value.exit_code == 2
-    assert capsys.readouterr().err.startswith(f"{variable}: ")
+    assert capsys.readouterr().err.startswith(f"TOKENRELAY_BENCH_{variable}: ")
 
 
 def test_the_command_in_the_results_gives_the_same_settings() -> None:
