@@ -23,6 +23,7 @@ and the harness writes
   taken writes that are lost), `logs` (as in `survived`; where each generation stood before anybody reached the new one)
 - `log`, at the end, for each generation: `id`, `state`, `key_hash`, `entries` (sequence, epoch, tokens), `text`, `terminals`
   (how many terminal records), `attempts` (claimed at, last append at, log's sequence at its end; in µs), `claimed_us`,
+  `fingerprint` (of the engine that wrote its tokens),
   `engine_called` (by the last attempt), `digest`, `reason`
 - `idle`, when all should be over: `pending`, `queued`, `running`, `without_expiry` (keys)
 - `end`, last: the history is whole

@@ -117,6 +117,7 @@ def _of_record(record: dict[bytes, bytes]) -> dict[str, Any]:
         "attempts": attempts,
         "epoch": int(record[b"epoch"]),
         "claimed_us": int(record.get(b"claimed_us", 0)),
+        "fingerprint": record.get(b"fingerprint", b"").decode() or None,
         "submitted_us": int(record[b"submitted_us"]),
     }
 
