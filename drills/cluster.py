@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from deploy.local import plan
 from deploy.local.machine import Machine
 from deploy.local.settings import StackSettings

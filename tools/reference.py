@@ -10,8 +10,8 @@ from pathlib import Path
 from google.rpc import code_pb2
 from prometheus_client import CollectorRegistry
 
-from bench.comparison_settings import ComparisonSettings
-from bench.settings import BenchSettings
+from bench.compare.settings import ComparisonSettings
+from bench.run.settings import BenchSettings
 from broker_worker.settings import DeadLetterSettings, WorkerSettings
 from deploy.local.settings import CommandSettings
 from engine_service.settings import EngineSettings

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from bench.measuring import Target
+from bench.load.measuring import Target
 
 
 class System(Protocol):

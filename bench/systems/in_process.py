@@ -13,9 +13,9 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from bench import processes
-from bench.measuring import Refused, Sample
-from bench.workload import Request
+from bench.load.measuring import Refused, Sample
+from bench.load.workload import Request
+from bench.processes import usage
 
 
 class InProcess:
@@ -38,9 +38,9 @@ class InProcess:
     async def start(self) -> None:
         self._llm = AsyncLLM.from_engine_args(self._arguments)
         if self._core is not None:
-            processes.pin([psutil.Process().pid], self._core)
+            usage.pin([psutil.Process().pid], self._core)
         if self._engine_core is not None:
-            processes.pin(self.processes()["vllm"], self._engine_core)
+            usage.pin(self.processes()["vllm"], self._engine_core)
 
     def processes(self) -> Mapping[str, Sequence[int]]:
         return {"vllm": [process.pid for process in psutil.Process().children(recursive=True)]}

@@ -9,12 +9,12 @@ from pathlib import Path
 import aiohttp
 from tokenizers import Tokenizer
 
-from bench.children import Child
-from bench.measuring import Refused, Sample
-from bench.ports import free_ports
+from bench.load.measuring import Refused, Sample
+from bench.load.workload import Request
+from bench.processes.child import Child
+from bench.processes.ports import free_ports
 from bench.systems.vllm_grpc import VllmGrpc
 from bench.systems.vllm_http import CompletionsTarget, events
-from bench.workload import Request
 
 COMMAND = Path(sys.executable).with_name("smg")
 

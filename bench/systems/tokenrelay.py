@@ -6,11 +6,11 @@ from pathlib import Path
 
 import grpc
 
-from bench import processes
-from bench.children import Child
-from bench.measuring import Refused, Sample
-from bench.ports import free_ports
-from bench.workload import Request
+from bench.load.measuring import Refused, Sample
+from bench.load.workload import Request
+from bench.processes import usage
+from bench.processes.child import Child
+from bench.processes.ports import free_ports
 from deploy.local import plan
 from deploy.local.machine import Machine
 from deploy.local.settings import StackSettings
@@ -80,7 +80,7 @@ class Tokenrelay:
         for target in self.targets:
             await self._children[-1].wait_until(lambda target=target: self._serves(target))  # type: ignore[misc]
         if self._engine_core is not None:
-            processes.pin(self.processes()["vllm"], self._engine_core)
+            usage.pin(self.processes()["vllm"], self._engine_core)
 
     async def _serves(self, target: str) -> bool:
         async with grpc.aio.insecure_channel(target) as channel:
@@ -96,7 +96,7 @@ class Tokenrelay:
             kind = child.name.partition("-")[0]
             found.setdefault(kind, []).append(child.pid)
             if kind == "engine":
-                found["vllm"] += [process.pid for process in processes.tree(child.pid)[1:]]
+                found["vllm"] += [process.pid for process in usage.tree(child.pid)[1:]]
         return found
 
     def target(self) -> "TokenrelayTarget":

@@ -9,9 +9,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from smg_grpc_proto import vllm_engine_pb2, vllm_engine_pb2_grpc
 
-from bench.measuring import Refused, Sample
+from bench.load.measuring import Refused, Sample
+from bench.load.workload import Request
 from bench.systems.vllm_http import VllmServer
-from bench.workload import Request
 
 PATIENCE = 5.0  # seconds for one look at its health
 

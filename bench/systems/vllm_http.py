@@ -9,11 +9,11 @@ from typing import Any
 
 import aiohttp
 
-from bench import processes
-from bench.children import Child
-from bench.measuring import Refused, Sample
-from bench.ports import free_ports
-from bench.workload import Request
+from bench.load.measuring import Refused, Sample
+from bench.load.workload import Request
+from bench.processes import usage
+from bench.processes.child import Child
+from bench.processes.ports import free_ports
 
 SERVED = "bench"
 
@@ -73,11 +73,11 @@ class VllmServer:
     def _pin_engine(self) -> None:
         """Moves vLLM's own processes, which have inherited the server's core, to theirs."""
         if self._engine_core is not None:
-            processes.pin(self.processes()["vllm"], self._engine_core)
+            usage.pin(self.processes()["vllm"], self._engine_core)
 
     def processes(self) -> Mapping[str, Sequence[int]]:
         pid = self.child.pid
-        return {"server": [pid], "vllm": [process.pid for process in processes.tree(pid)[1:]]}
+        return {"server": [pid], "vllm": [process.pid for process in usage.tree(pid)[1:]]}
 
     async def close(self) -> None:
         await self.child.close()

@@ -3,7 +3,7 @@
 from collections import Counter
 from contextlib import AsyncExitStack
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from deploy.local import plan
 from drills import timings
 from drills.faults.tcp_proxy import TcpProxy

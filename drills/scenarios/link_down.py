@@ -2,7 +2,7 @@
 
 from contextlib import AsyncExitStack
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from deploy.local import plan
 from drills.cluster import Changes
 from drills.faults.network import Network

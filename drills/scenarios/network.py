@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from random import Random
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from deploy.local import plan
 from drills.cluster import Changes
 from drills.faults.proxy_link import Silence

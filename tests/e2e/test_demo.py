@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from tests.support.local_stack import make
 
 HOPS = ("receive", "enqueue", "queue wait", "claim", "dispatch", "engine queue", "prefill", "decode", "append", "relay")

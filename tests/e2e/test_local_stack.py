@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from deploy.local import __main__ as commands
 from deploy.local import own_folder, plan, supervision
 from deploy.local.plan import Process

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from deploy.local import redis_server
 from deploy.local.plan import Process
 from deploy.local.supervision import Supervisor

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from broker_worker import admission_queue
 from broker_worker.app import WorkerApplication
 from broker_worker.engine_link import EngineLink

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from deploy.local import plan
 from deploy.local.machine import Machine
 from deploy.local.settings import StackSettings

@@ -8,7 +8,7 @@ import time
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from broker_worker.app import WorkerApplication
 from broker_worker.settings import WorkerSettings
 from engine_service.engines.simulated.simulation import expected_tokens

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.ports import free_ports
+from bench.processes.ports import free_ports
 from deploy.local import plan
 from deploy.local.machine import Machine
 from deploy.local.settings import PREFIX, StackSettings

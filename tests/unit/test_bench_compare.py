@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import typer
 
-from bench import compare_command, comparison, comparison_plot, comparison_systems, figures, machine
-from bench.comparison import METRICS, Run
-from bench.comparison_client import LIMITS, POINTS, Task
-from bench.comparison_report import MAIN, TITLES, ComparisonReport, cell, table
-from bench.comparison_settings import ComparisonSettings
-from bench.comparison_systems import BASELINE, NAMES, Setup, create
-from bench.figures import Point, Served
-from bench.measuring import Sample
-from bench.options import read
-from bench.plan import Load
+from bench.compare import choice, command, plot, ratios
+from bench.compare.choice import BASELINE, NAMES, Setup, create
+from bench.compare.client import LIMITS, POINTS, Task
+from bench.compare.ratios import METRICS, SystemRun
+from bench.compare.report import MAIN, TITLES, ComparisonReport, cell, table
+from bench.compare.settings import ComparisonSettings
+from bench.load.measuring import Sample
+from bench.load.plan import OfferedLoad
+from bench.load.workload import Workload
+from bench.results import figures, machine
+from bench.results.figures import Point, Served
+from bench.settings.options import read
 from bench.systems.tokenrelay import Tokenrelay
-from bench.workload import Workload
 
 OURS = "tokenrelay"
 VARIABLES = [name.upper() for name in ComparisonSettings.model_fields]
@@ -35,27 +36,27 @@ def point(concurrency: int = 1, tokens_per_s: float = 100.0, first_ms: float = 1
     seconds = 4 * 2 * concurrency / tokens_per_s
     chunks = [(first_ms / 1000, 2), (seconds, 2)]
     samples = [Sample(0.0, chunks, seconds, hops={"decode": engine_ms}) for _ in range(2 * concurrency)]
-    load = Load(Workload(8, 4), concurrency=concurrency, rounds=2)
+    load = OfferedLoad(Workload(8, 4), concurrency=concurrency, rounds=2)
     return figures.point(load, samples, LIMITS, [0.001], Served({"server": 0.002, "vllm": 0.1}))
 
 
-def two_rounds() -> list[Run]:
+def two_rounds() -> list[SystemRun]:
     return [
-        Run(OURS, 1, [point(tokens_per_s=90, first_ms=11, engine_ms=10.0)]),
-        Run(BASELINE, 1, [point(tokens_per_s=100, first_ms=10)]),
-        Run(BASELINE, 2, [point(tokens_per_s=200, first_ms=5)]),
-        Run(OURS, 2, [point(tokens_per_s=160, first_ms=8, engine_ms=10.0)]),
+        SystemRun(OURS, 1, [point(tokens_per_s=90, first_ms=11, engine_ms=10.0)]),
+        SystemRun(BASELINE, 1, [point(tokens_per_s=100, first_ms=10)]),
+        SystemRun(BASELINE, 2, [point(tokens_per_s=200, first_ms=5)]),
+        SystemRun(OURS, 2, [point(tokens_per_s=160, first_ms=8, engine_ms=10.0)]),
     ]
 
 
-def report(runs: list[Run], **missing: str) -> ComparisonReport:
+def report(runs: list[SystemRun], **missing: str) -> ComparisonReport:
     settings = ComparisonSettings().model_dump(mode="json")
-    rows = comparison.rows(runs, BASELINE)
+    rows = ratios.rows(runs, BASELINE)
     return ComparisonReport("make bench-compare", "now", settings, "", machine.describe(), runs, rows, missing)
 
 
 def test_ratios_are_of_the_same_round_and_medians_over_rounds() -> None:
-    ours, baseline = comparison.rows(two_rounds(), BASELINE)
+    ours, baseline = ratios.rows(two_rounds(), BASELINE)
     throughput = ours.figures["tokens_per_s"]
     assert throughput.value.median == pytest.approx(125)
     assert throughput.ratio is not None
@@ -64,39 +65,39 @@ def test_ratios_are_of_the_same_round_and_medians_over_rounds() -> None:
     first = ours.figures["ttft_ms_p50"].difference
     assert first is not None
     assert (first.median, first.least, first.most) == pytest.approx((2, 1, 3))
-    assert baseline.figures["tokens_per_s"].ratio == comparison.Spread(1.0, 1.0, 1.0)
+    assert baseline.figures["tokens_per_s"].ratio == ratios.Spread(1.0, 1.0, 1.0)
 
 
 def test_a_round_without_the_baseline_has_no_ratio() -> None:
     runs = [run for run in two_rounds() if (run.system, run.round) != (BASELINE, 2)]
-    ours = comparison.rows(runs, BASELINE)[0]
+    ours = ratios.rows(runs, BASELINE)[0]
     assert ours.rounds == 2
     assert ours.figures["tokens_per_s"].ratio is not None
     assert ours.figures["tokens_per_s"].ratio.least == ours.figures["tokens_per_s"].ratio.most == pytest.approx(0.9)
-    alone = comparison.rows([Run(OURS, 1, [point()])], BASELINE)[0]
+    alone = ratios.rows([SystemRun(OURS, 1, [point()])], BASELINE)[0]
     assert alone.figures["tokens_per_s"].ratio is None
 
 
 def test_only_who_tells_the_engine_s_time_has_an_overhead() -> None:
-    ours, baseline = comparison.rows(two_rounds(), BASELINE)
+    ours, baseline = ratios.rows(two_rounds(), BASELINE)
     assert ours.figures["overhead_ms_p50"].value.most == pytest.approx(1000 * 8 / 90 - 10)
     assert ours.figures["overhead_ms_p50"].ratio is None
     assert "overhead_ms_p50" not in baseline.figures
 
 
 def test_cpu_is_that_of_the_servers_and_the_client_but_not_of_vllm_s_own_processes() -> None:
-    assert comparison.beside_engine(point()) == pytest.approx(1e6 * 0.003 / 8)
+    assert ratios.beside_engine(point()) == pytest.approx(1e6 * 0.003 / 8)
 
 
 def test_a_point_without_an_answer_is_no_zero_among_the_medians() -> None:
     refused = replace(point(), tokens_per_s=0.0, ttft_ms=figures.Quantiles(), refusals={"HTTP 503": 2})
-    row = comparison.rows([Run(OURS, 1, [refused]), Run(OURS, 2, [point()])], BASELINE)[0]
+    row = ratios.rows([SystemRun(OURS, 1, [refused]), SystemRun(OURS, 2, [point()])], BASELINE)[0]
     assert row.figures["tokens_per_s"].value.median == pytest.approx(100)
     assert row.refusals == {"HTTP 503": 2}
 
 
 def test_cells_say_the_ratio_and_of_the_first_token_the_difference() -> None:
-    ours, baseline = comparison.rows(two_rounds(), BASELINE)
+    ours, baseline = ratios.rows(two_rounds(), BASELINE)
     cells = {metric.name: cell(metric, ours.figures.get(metric.name)) for metric in METRICS}
     assert cells["tokens_per_s"] == "125 (0.85×, 0.80–0.90)"
     assert cells["ttft_ms_p50"] == "9.5 (1.35×, 1.10–1.60; +2.0)"
@@ -105,7 +106,7 @@ def test_cells_say_the_ratio_and_of_the_first_token_the_difference() -> None:
 
 
 def test_the_report_holds_everything_as_json_and_as_tables(tmp_path: Path) -> None:
-    runs = [*two_rounds(), Run("smg", 1, problem="its client ended with status 1")]
+    runs = [*two_rounds(), SystemRun("smg", 1, problem="its client ended with status 1")]
     runs[0] = replace(runs[0], points=[replace(runs[0].points[0], refusals={"UNAVAILABLE": 1}), point(64)])
     made = report(runs, **{"in-process": "vllm"})
     made.write(tmp_path)
@@ -126,21 +127,21 @@ def test_the_report_holds_everything_as_json_and_as_tables(tmp_path: Path) -> No
 
 def test_the_plot_shows_each_system_s_throughput_and_ratio(tmp_path: Path) -> None:
     made = report(two_rounds())
-    drawn = comparison_plot.draw(made, tmp_path)
+    drawn = plot.draw(made, tmp_path)
     assert [path.name for path in drawn] == ["comparison.png", "comparison.svg"]
     assert all(path.stat().st_size > 1000 for path in drawn)
     (ours, _) = made.rows
-    assert comparison_plot.ratios([ours])[0] == pytest.approx((1, 0.85, 0.8, 0.9))
-    assert comparison_plot.draw(report([Run(OURS, 1, problem="no")]), tmp_path) == []
+    assert plot.ratios([ours])[0] == pytest.approx((1, 0.85, 0.8, 0.9))
+    assert plot.draw(report([SystemRun(OURS, 1, problem="no")]), tmp_path) == []
 
 
 def test_each_system_is_first_as_often_as_last() -> None:
-    assert list(compare_command.order(["a", "b"], 3)) == [(1, "a"), (1, "b"), (2, "b"), (2, "a"), (3, "a"), (3, "b")]
+    assert list(command.order(["a", "b"], 3)) == [(1, "a"), (1, "b"), (2, "b"), (2, "a"), (3, "a"), (3, "b")]
 
 
 def test_all_systems_get_the_same_load_and_every_round_has_prompts_of_its_own() -> None:
     settings = ComparisonSettings(concurrency=(1, 64), requests=4, least_requests=16)
-    first, second = (list(compare_command.loads(settings, 1024, number)) for number in (1, 2))
+    first, second = (list(command.loads(settings, 1024, number)) for number in (1, 2))
     assert [load.requests for load in first] == [16, 256]
     assert len({load.first_stream for load in first + second}) == 4
 
@@ -150,9 +151,7 @@ def test_settings_name_what_is_wrong_and_keep_the_order_of_the_systems(capsys: p
     with pytest.raises(typer.Exit):
         read(ComparisonSettings, {"systems": "other"})
     assert "SYSTEMS: Value error, there is no other" in capsys.readouterr().err
-    assert compare_command.command(ComparisonSettings(systems=(OURS,), rounds=2)) == (
-        "make bench-compare SYSTEMS=tokenrelay ROUNDS=2"
-    )
+    assert command.command(ComparisonSettings(systems=(OURS,), rounds=2)) == ("make bench-compare SYSTEMS=tokenrelay ROUNDS=2")
 
 
 def test_processes_are_bound_to_cores_where_there_are_two_or_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,24 +164,24 @@ def test_processes_are_bound_to_cores_where_there_are_two_or_where_it_is_asked_f
     ):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores)
         assert ComparisonSettings(pin=pin).cores == expected
-    assert compare_command.pinning(None, None) == "No process is bound to a core."
-    assert "core 0, all others and the client to core 1" in compare_command.pinning(0, 1)
+    assert command.pinning(None, None) == "No process is bound to a core."
+    assert "core 0, all others and the client to core 1" in command.pinning(0, 1)
 
 
 def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison_systems, "find_spec", lambda name: None if name == "smg_grpc_proto" else name)
-    assert [name for name in NAMES if comparison_systems.missing(name)] == ["vllm-grpc", "smg"]
-    assert comparison_systems.missing("smg") == "smg-grpc-proto"
+    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "smg_grpc_proto" else name)
+    assert [name for name in NAMES if choice.missing(name)] == ["vllm-grpc", "smg"]
+    assert choice.missing("smg") == "smg-grpc-proto"
 
 
 def test_a_task_and_its_points_survive_the_way_to_the_client_and_back(tmp_path: Path) -> None:
-    task = Task(system=OURS, setup=Setup(tmp_path, "model"), loads=[Load(Workload(), 2, 1)], results=tmp_path / "points")
+    task = Task(system=OURS, setup=Setup(tmp_path, "model"), loads=[OfferedLoad(Workload(), 2, 1)], results=tmp_path / "points")
     assert Task.model_validate_json(task.model_dump_json()) == task
     assert POINTS.validate_json(POINTS.dump_json([point()])) == [point()]
 
 
 def test_the_main_table_has_a_line_for_each_system() -> None:
-    lines = list(table(comparison.rows(two_rounds(), BASELINE), MAIN))
+    lines = list(table(ratios.rows(two_rounds(), BASELINE), MAIN))
     assert len(lines) == 4
     assert lines[2].startswith(f"| {TITLES[OURS]} | 125 (")
 

@@ -11,12 +11,12 @@ from aiohttp.test_utils import TestServer
 from smg_grpc_proto import vllm_engine_pb2 as v
 from smg_grpc_proto import vllm_engine_pb2_grpc
 
-from bench.measuring import Refused, Sample
-from bench.model import DEMO
+from bench.load.measuring import Refused, Sample
+from bench.load.workload import Request
+from bench.systems.random_model import DEMO
 from bench.systems.smg import SmgTarget
 from bench.systems.vllm_grpc import VllmGrpcTarget
 from bench.systems.vllm_http import CompletionsTarget
-from bench.workload import Request
 
 REQUEST = Request((300, 301, 302), 4)
 

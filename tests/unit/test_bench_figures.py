@@ -2,13 +2,13 @@
 
 import pytest
 
-from bench import figures
-from bench.figures import Limits, Quantiles, Served
-from bench.measuring import Sample
-from bench.plan import Load
-from bench.workload import Workload
+from bench.load.measuring import Sample
+from bench.load.plan import OfferedLoad
+from bench.load.workload import Workload
+from bench.results import figures
+from bench.results.figures import GoodputLimits, Quantiles, Served
 
-LIMITS = Limits(ttft_ms=100.0, tpot_ms=10.0)
+LIMITS = GoodputLimits(ttft_ms=100.0, tpot_ms=10.0)
 
 
 def sample(due: float = 0.0, first: float = 0.05, gap: float = 0.005, chunks: int = 3, **fields: object) -> Sample:
@@ -50,7 +50,7 @@ def test_a_point_counts_whole_answers_and_names_the_others() -> None:
         Sample(1.2, [(1.3, 1)], ended=2.0, refusal="1 tokens instead of 3"),
     ]
     served = Served({"gateway": 0.5, "redis": 0.25}, {"gateway": 3 * 2**20}, 0.25, 0.5, 100.0, 200.0)
-    point = figures.point(Load(Workload(8, 3), concurrency=2, rounds=2), samples, LIMITS, [0.5, 1.9], served)
+    point = figures.point(OfferedLoad(Workload(8, 3), concurrency=2, rounds=2), samples, LIMITS, [0.5, 1.9], served)
     assert (point.requests, point.answered, point.tokens) == (4, 2, 6)
     assert point.refusals == {"QUEUE_FULL": 1, "1 tokens instead of 3": 1}
     assert point.seconds == pytest.approx(2.0)
@@ -75,7 +75,7 @@ def test_a_point_counts_whole_answers_and_names_the_others() -> None:
 def test_with_a_ramp_what_counts_is_the_time_in_which_all_users_are_there() -> None:
     """Two users with two requests each, of 1 s and ten tokens; the second one begins half a second later."""
     samples = [sample(due, first=0.1, gap=0.1, chunks=10, ended=due + 1.0) for user in (0.0, 0.5) for due in (user, user + 1.0)]
-    load = Load(Workload(8, 10), concurrency=2, rounds=2, ramp=0.5)
+    load = OfferedLoad(Workload(8, 10), concurrency=2, rounds=2, ramp=0.5)
     assert figures.steady(load, samples) == pytest.approx((0.5, 2.0))
     point = figures.point(load, samples, LIMITS, [0.1], Served({"gateway": 0.4}))
     assert point.requests == 3
@@ -85,17 +85,17 @@ def test_with_a_ramp_what_counts_is_the_time_in_which_all_users_are_there() -> N
 
 def test_a_point_without_an_answer_has_no_figures_but_its_refusals() -> None:
     samples = [Sample(0.0, ended=1.0, refusal="UNAVAILABLE")]
-    point = figures.point(Load(Workload(), concurrency=1, rounds=1), samples, LIMITS, [0.1], Served())
+    point = figures.point(OfferedLoad(Workload(), concurrency=1, rounds=1), samples, LIMITS, [0.1], Served())
     assert point.refusals == {"UNAVAILABLE": 1}
     assert (point.tokens, point.tokens_per_s, point.ttft_ms, point.hops_ms) == (0, 0.0, Quantiles(), {})
-    assert figures.point(Load(Workload()), [], LIMITS, [], Served()).requests == 0
+    assert figures.point(OfferedLoad(Workload()), [], LIMITS, [], Served()).requests == 0
 
 
 def test_an_open_loop_is_judged_by_its_second_half() -> None:
     """Ten arrivals in ten seconds; each answer takes four seconds, so six end while requests arrive."""
-    load = Load(Workload(), rate=1.0, seconds=10.0)
+    load = OfferedLoad(Workload(), rate=1.0, seconds=10.0)
     samples = [sample(float(due), first=1.0, ended=due + 4.0) for due in range(10)]
     assert figures.second_half(load, samples) == pytest.approx((1.0, 1.0))
     samples[3].refusal = "QUEUE_FULL"
     assert figures.second_half(load, samples) == pytest.approx((1.0, 0.8))
-    assert figures.second_half(Load(Workload(), concurrency=1), samples) == (0.0, 0.0)
+    assert figures.second_half(OfferedLoad(Workload(), concurrency=1), samples) == (0.0, 0.0)

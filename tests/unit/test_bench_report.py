@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import typer
 
-from bench import figures, machine, observer, plots, run_command, saturation
-from bench.figures import Limits, Point, Served
-from bench.options import read
-from bench.plan import Load
-from bench.report import Report
-from bench.settings import BenchSettings
-from bench.workload import Workload
+from bench.load.plan import OfferedLoad
+from bench.load.workload import Workload
+from bench.results import figures, machine, plots, saturation
+from bench.results.figures import GoodputLimits, Point, Served
+from bench.results.report import Report
+from bench.run import command, observer
+from bench.run.settings import BenchSettings
+from bench.settings.options import read
 from tests.unit.test_bench_figures import sample
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -28,9 +29,9 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def point(concurrency: int, input_tokens: int = 8, **served: float) -> Point:
     samples = [sample(hops={"decode": 5.0, "relay": 1.0}) for _ in range(concurrency)]
-    load = Load(Workload(input_tokens, 3), concurrency=concurrency, rounds=1)
+    load = OfferedLoad(Workload(input_tokens, 3), concurrency=concurrency, rounds=1)
     told = Served({"gateway": 0.1}, {"gateway": 2**20}, **served)
-    return figures.point(load, samples, Limits(100, 10), [0.01], told)
+    return figures.point(load, samples, GoodputLimits(100, 10), [0.01], told)
 
 
 def report(points: list[Point], engine: str = "simulated") -> Report:
@@ -101,7 +102,7 @@ def test_a_wrong_value_is_refused_by_its_variables_name(
 
 def test_the_command_in_the_results_gives_the_same_settings() -> None:
     settings = BenchSettings(concurrency=(1, 8), shared=0.25, model="a b", target=("h:1", "i:2"))
-    text = run_command.command(settings)
+    text = command.command(settings)
     assert text == "make bench TARGET=h:1,i:2 MODEL='a b' CONCURRENCY=1,8 SHARED=0.25"
 
 

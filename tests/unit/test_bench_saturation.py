@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from bench import figures, saturation
-from bench.figures import Limits, Point, Quantiles, Served
-from bench.plan import Load
-from bench.workload import Workload
+from bench.load.plan import OfferedLoad
+from bench.load.workload import Workload
+from bench.results import figures, saturation
+from bench.results.figures import GoodputLimits, Point, Quantiles, Served
 
-EMPTY = figures.point(Load(Workload()), [], Limits(1, 1), [], Served())
+EMPTY = figures.point(OfferedLoad(Workload()), [], GoodputLimits(1, 1), [], Served())
 
 
 def closed(*points: tuple[int, float, float], **fields: object) -> list[Point]:

@@ -2,15 +2,17 @@
 
 import itertools
 import random
+import time
 from dataclasses import replace
 
 import pytest
 
-from bench import plan
-from bench.measuring import Refused, Sample, arrivals, closed_loop, open_loop
-from bench.plan import Load
-from bench.settings import BenchSettings
-from bench.workload import Request, Workload
+from bench.load import plan
+from bench.load.measuring import Refused, Sample, arrivals, closed_loop, open_loop
+from bench.load.plan import OfferedLoad
+from bench.load.workload import Request, Workload
+from bench.run.points import planned
+from bench.run.settings import BenchSettings
 
 
 def prompts(workload: Workload, count: int, stream: int = 0) -> list[tuple[int, ...]]:
@@ -49,9 +51,12 @@ def test_a_prompt_as_text_has_four_characters_a_token_and_shares_its_beginning()
 
 
 async def test_with_a_ramp_users_begin_one_after_the_other() -> None:
+    started = time.monotonic()
     samples = await closed_loop(FakeTarget(), Workload(4, 2), 4, 2, ramp=0.2)
-    begun = [samples[first].due - samples[0].due for first in range(0, 8, 2)]
-    assert all(earlier + 0.04 < later for earlier, later in itertools.pairwise(begun))
+    begun = [samples[first].due - started for first in range(0, 8, 2)]
+    # None before its time; how long after it depends on what else the machine does.
+    assert all(instant >= 0.05 * user for user, instant in enumerate(begun))
+    assert begun == sorted(begun)
 
 
 def test_arrivals_are_a_poisson_process() -> None:
@@ -104,29 +109,29 @@ async def test_an_open_loop_sends_at_its_instants_whatever_has_come_back() -> No
 
 def test_a_sweep_has_each_concurrency_with_each_length_and_prompts_of_its_own() -> None:
     settings = BenchSettings(concurrency=(4, 1), input_tokens=(8, 16), output_tokens=(2,), rounds=3)
-    loads = list(plan.loads(settings, 1000))
+    loads = list(planned(settings, 1000))
     offered = [(load.workload.input_tokens, load.concurrency, load.requests) for load in loads]
     assert offered == [(8, 1, 3), (8, 4, 12), (16, 1, 3), (16, 4, 12)]
     streams = {load.first_stream for load in loads} | {plan.warm_up(load, 1).first_stream for load in loads}
     assert len(streams) == 8
-    rates = list(plan.loads(settings.model_copy(update={"rates": (2.0,)}), 1000))
+    rates = list(planned(settings.model_copy(update={"rates": (2.0,)}), 1000))
     assert [(load.is_open, load.requests) for load in rates] == [(True, 40)] * 2
 
 
 def test_client_processes_share_a_point_without_sharing_a_prompt() -> None:
-    load = Load(Workload(), concurrency=5, rounds=2, first_stream=100)
+    load = OfferedLoad(Workload(), concurrency=5, rounds=2, first_stream=100)
     parts = plan.shares(load, 3)
     users = [range(part.first_stream, part.first_stream + part.concurrency) for part in parts]
     assert [user for some in users for user in some] == list(range(100, 105))
     assert sum(part.requests for part in parts) == load.requests
     idle = plan.shares(replace(load, concurrency=1), 2)[1]
     assert idle.requests == 0
-    rates = plan.shares(Load(Workload(), rate=9.0, seconds=1.0), 3)
+    rates = plan.shares(OfferedLoad(Workload(), rate=9.0, seconds=1.0), 3)
     assert [(part.rate, part.first_stream) for part in rates] == [(3.0, 0), (3.0, 1), (3.0, 2)]
 
 
 def test_a_warm_up_is_the_same_load_in_small() -> None:
-    closed = plan.warm_up(Load(Workload(), concurrency=5, rounds=8), 1)
-    opened = plan.warm_up(Load(Workload(), rate=5.0, seconds=60.0), 2)
+    closed = plan.warm_up(OfferedLoad(Workload(), concurrency=5, rounds=8), 1)
+    opened = plan.warm_up(OfferedLoad(Workload(), rate=5.0, seconds=60.0), 2)
     assert (closed.concurrency, closed.rounds) == (5, 1)
     assert (opened.rate, opened.seconds) == (5.0, 2.0)

@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bench.comparison_settings import ComparisonSettings
 from pydantic import ValidationError
 
-from bench.comparison_settings import ComparisonSettings
-from bench.settings import BenchSettings
+from bench.run.settings import BenchSettings
 from deploy.local.settings import ROOT, CommandSettings, StackSettings, without_password
 
 FOREIGN = {"REDIS_URL": "redis://production:6379/0", "PORT": "8080", "MODEL": "theirs", "STATE": "/srv", "FOLLOW": "1"}

@@ -1,0 +1,1 @@
+"""The client processes that offer a load together."""

@@ -1,0 +1,1 @@
+"""`python -m bench compare`: servers of the same model beside one another."""

@@ -1,0 +1,1 @@
+"""What a benchmark starts: processes, their cost, and their ports."""

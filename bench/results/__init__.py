@@ -1,0 +1,1 @@
+"""What a measurement came to: figures, tables, plots, and the machine."""
