@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from bench.comparison_settings import ComparisonSettings
 from pydantic import ValidationError
 
+from bench.compare.settings import ComparisonSettings
 from bench.run.settings import BenchSettings
 from deploy.local.settings import ROOT, CommandSettings, StackSettings, without_password
 
