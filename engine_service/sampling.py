@@ -28,6 +28,8 @@ SCALARS = (
 )
 LISTS = ("stop", "stop_token_ids", "bad_words", "allowed_token_ids", "logprob_token_ids")
 STRUCTURED = {"json_schema": "json"}  # the only field whose name differs from vLLM's
+SMALLEST_SEED = -(2**63)
+SEED_FOR_MINUS_ONE = 0x5EED_0000_5EED_5EED  # its lower half is one that nobody's seed is close to; CPUs look at no more
 STRUCTURED_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
 
 
@@ -41,10 +43,19 @@ def keyword_arguments(params: generation_pb2.SamplingParams, index: int) -> dict
     if params.logit_bias:
         arguments["logit_bias"] = dict(params.logit_bias)
     if params.HasField("seed"):
-        arguments["seed"] = params.seed + index
+        arguments["seed"] = _seed(params.seed, index)
     if index > 0:
         arguments.pop("prompt_logprobs", None)
     return arguments
+
+
+def _seed(seed: int, index: int) -> int:
+    """Returns the seed of a choice, seed + index, wrapped to 64 bits with a sign.
+
+    For vLLM, -1 means no seed at all, so another one stands in for it.
+    """
+    wrapped = (seed + index - SMALLEST_SEED) % 2**64 + SMALLEST_SEED
+    return SEED_FOR_MINUS_ONE if wrapped == -1 else wrapped
 
 
 def structured_output(params: generation_pb2.SamplingParams) -> dict[str, Any] | None:

@@ -24,7 +24,8 @@ class EngineRequest:
     @property
     def choices(self) -> int:
         """How many choices are asked for."""
-        return self.spec.sampling_params.n or 1
+        params = self.spec.sampling_params
+        return params.n if params.HasField("n") else 1
 
 
 @dataclass(slots=True)
@@ -46,14 +47,14 @@ class Tokens:
 
 @dataclass
 class Measured:
-    """What an engine measured of a generation; instants in nanoseconds of the monotonic clock, 0 for unknown."""
+    """What an engine measured of a generation; instants in nanoseconds of the monotonic clock, None until they come."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    queued_ns: int = 0
-    scheduled_ns: int = 0
-    first_token_ns: int = 0
-    last_token_ns: int = 0
+    queued_ns: int | None = None
+    scheduled_ns: int | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int | None = None
 
 
 class Sink(Protocol):
@@ -82,6 +83,9 @@ class Engine(Protocol):
     async def start(self) -> engine_service_pb2.DescribeEngineResponse:
         """Loads the model and describes it."""
 
+    def warm_ups(self) -> Sequence[generation_pb2.GenerationSpec]:
+        """Returns requests that make the engine build what it builds at first use, so that no client waits for it."""
+
     async def begin(self, request: EngineRequest, sink: Sink) -> Run:
         """Begins a generation.
 
@@ -104,11 +108,27 @@ def max_tokens(prompt_tokens: int, spec: generation_pb2.GenerationSpec, context:
     Raises:
         InvalidRequestError: prompt and answer do not fit into the context.
     """
+    check_context(prompt_tokens, spec, context)
+    params = spec.sampling_params
+    return params.max_tokens if params.HasField("max_tokens") else min(default, context - prompt_tokens)
+
+
+def check_context(prompt_tokens: int, spec: generation_pb2.GenerationSpec, context: int, remark: str = "") -> None:
+    """Judges a prompt's length against the context.
+
+    Args:
+        prompt_tokens: how many it has.
+        spec: says which kind of prompt it is, and how many tokens are to follow it.
+        context: how many tokens prompt and answer may have together.
+        remark: ends the error's text.
+
+    Raises:
+        InvalidRequestError: prompt and answer do not fit.
+    """
     params = spec.sampling_params
     wanted = params.max_tokens if params.HasField("max_tokens") else 1
     if prompt_tokens + wanted > context:
-        kind = spec.WhichOneof("prompt")
         raise InvalidRequestError.of_field(
-            f"spec.{kind}", f"{prompt_tokens} prompt tokens and {wanted} to generate are more than the context of {context}"
+            f"spec.{spec.WhichOneof('prompt')}",
+            f"{prompt_tokens} prompt tokens and {wanted} to generate are more than the context of {context}{remark}",
         )
-    return wanted if params.HasField("max_tokens") else min(default, context - prompt_tokens)

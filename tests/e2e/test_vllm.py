@@ -167,10 +167,10 @@ async def test_structured_output(client_targets: str) -> None:
 @pytest.mark.parametrize(
     ("sampling", "told"),
     [
-        ({"regex": "(unclosed"}, "spec:"),
-        ({"json_schema": '{"type": "no such type"}'}, "spec:"),
-        ({"grammar": "root ::= ("}, "spec:"),
-        ({"logprobs": 1_000}, "logprobs"),
+        ({"regex": "(unclosed"}, r"spec\.sampling_params\.regex:"),
+        ({"json_schema": '{"type": "no such type"}'}, r"spec\.sampling_params\.json_schema:"),
+        ({"grammar": "root ::= ("}, r"spec\.sampling_params\.grammar:"),
+        ({"logprobs": 1_000}, r"spec\.sampling_params\.logprobs:"),
     ],
 )
 async def test_what_vllm_finds_wrong_is_the_client_s(client_targets: str, sampling: dict[str, Any], told: str) -> None:

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine_service import sampling
 from engine_service.engines import EngineRequest, Measured, Tokens
 from engine_service.settings import EngineSettings
 from tests.support.local_stack import ROOT
+from tests.support.waiting import eventually
 from tokenrelay.engine.v1 import engine_service_pb2 as e
 from tokenrelay.errors import EngineDiedError, EngineUnavailableError, InternalError, InvalidRequestError, TokenrelayError
 from tokenrelay.v1 import generation_pb2 as g
@@ -21,11 +23,16 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch's and vLLM's own, when they are imported
     from transformers import AutoTokenizer
     from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.exceptions import VLLMValidationError
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.renderers import renderer_from_config
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    from engine_service.engines.vllm.engine import VllmEngine, _Receiver, _Run
+    from engine_service.engines.vllm import errors
+    from engine_service.engines.vllm.engine_arguments import engine_arguments
+    from engine_service.engines.vllm.prompts import Prompts
+    from engine_service.engines.vllm.receiver import Receiver
+    from engine_service.engines.vllm.run import VllmRun
 
 
 class Sink:
@@ -50,7 +57,7 @@ class Llm:
     errored = False
 
     def __init__(self) -> None:
-        self.receivers: dict[str, _Receiver] = {}
+        self.receivers: dict[str, Receiver] = {}
         self.aborted: asyncio.Queue[list[str]] = asyncio.Queue()
 
     async def abort(self, request_ids: list[str], *, internal: bool) -> None:
@@ -65,10 +72,10 @@ def output(finish_reason: str | None, *token_ids: int) -> RequestOutput:
 
 
 @pytest.fixture
-def run() -> _Run:
+def run() -> VllmRun:
     llm = Llm()
-    run = _Run(llm, EngineRequest("gen-1", g.GenerationSpec()), Sink(), ["a", "b"])
-    llm.receivers = {name: _Receiver(run, index, name, None) for index, name in enumerate(run.request_ids)}
+    run = VllmRun(llm, EngineRequest("gen-1", g.GenerationSpec()), Sink(), ["a", "b"])
+    llm.receivers = {name: Receiver(run, index, name, None) for index, name in enumerate(run.request_ids)}
     return run
 
 
@@ -81,7 +88,7 @@ def run() -> _Run:
     ],
 )
 async def test_an_end_that_is_no_good_end_fails_the_generation(
-    run: _Run, finish_reason: str, kind: type[TokenrelayError], told: str
+    run: VllmRun, finish_reason: str, kind: type[TokenrelayError], told: str
 ) -> None:
     llm: Any = run.llm
     sink: Any = run.sink
@@ -95,14 +102,82 @@ async def test_an_end_that_is_no_good_end_fails_the_generation(
     assert len(sink.errors) == 1
 
 
-async def test_the_engine_core_s_death_is_told_of_what_was_in_it(run: _Run) -> None:
+def structured(**params: Any) -> tuple[VllmRun, Receiver]:
+    run = VllmRun(Llm(), EngineRequest("gen-1", g.GenerationSpec(sampling_params=g.SamplingParams(**params))), Sink(), ["a"])
+    run.llm.receivers = {"a": Receiver(run, 0, "a", None)}
+    return run, run.llm.receivers["a"]
+
+
+async def test_structured_output_that_the_engine_core_gives_up_is_the_client_s() -> None:
+    run, receiver = structured(regex="a")
+    receiver.put(output(None, 5))
+    receiver.put(output("error", 6))
+    (error,) = run.sink.errors  # type: ignore[attr-defined]
+    assert [violation.field for violation in error.violations] == ["spec.sampling_params.regex"]
+
+
+@pytest.mark.parametrize(
+    ("params", "text", "is_wrong"),
+    [({"json_object": True}, "", True), ({"json_object": True}, "x", False), ({"regex": "a*"}, "", False)],
+)
+async def test_json_that_ends_without_any_text_was_impossible(params: dict[str, Any], text: str, is_wrong: bool) -> None:
+    run, receiver = structured(**params)
+    ended = output("stop", 2)
+    ended.outputs[0].text = text
+    receiver.put(ended)
+    sink: Any = run.sink
+    assert (len(sink.errors), len(sink.emitted)) == ((1, 0) if is_wrong else (0, 1))
+
+
+def test_structured_output_never_depends_on_what_was_asked_first() -> None:
+    """vLLM's "auto" chooses a backend for each request, but its core keeps the first one's."""
+    for command_line, backend in (([], "xgrammar"), (["--structured-outputs-config.backend=guidance"], "guidance")):
+        settings = EngineSettings(model=str(ROOT / "models/demo"), vllm_args=" ".join(command_line))
+        assert engine_arguments(settings).create_engine_config().structured_outputs_config.backend == backend
+
+
+@pytest.mark.parametrize(
+    ("error", "field", "told"),
+    [
+        (
+            VLLMValidationError("too many", parameter="bad_words", value=["x"] * 10_000),
+            "spec.sampling_params.bad_words",
+            "too many",
+        ),
+        (VLLMValidationError("min_p and logit_bias are not supported"), "spec.sampling_params.min_p", "min_p and"),
+        (VLLMValidationError("one line\n   and the next"), "spec", "one line and the next"),
+        (VLLMValidationError("x" * 10_000), "spec", "…"),
+        (VLLMValidationError("of no field of ours", parameter="extra_args"), "spec", "of no field"),
+    ],
+)
+def test_a_refusal_names_its_field_in_one_bounded_line(error: Exception, field: str, told: str) -> None:
+    found = errors.refusal(error)
+    (violation,) = found.violations
+    assert violation.field == field
+    assert told in found.message
+    assert "\n" not in found.message
+    assert len(found.message) < 600
+
+
+async def test_a_failing_abort_is_logged(run: VllmRun) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    llm: Any = run.llm
+    llm.abort = fail
+    with capture_logs() as logs:
+        run.abort_soon(["a"])
+        await eventually(lambda: [line["event"] for line in logs] == ["vLLM did not abort requests"], "it is logged")
+
+
+async def test_the_engine_core_s_death_is_told_of_what_was_in_it(run: VllmRun) -> None:
     llm: Any = run.llm
     sink: Any = run.sink
     llm.receivers["a"].put(EngineDeadError())
     assert [type(error) for error in sink.errors] == [EngineDiedError]
 
 
-async def test_an_abort_that_was_asked_for_is_no_failure(run: _Run) -> None:
+async def test_an_abort_that_was_asked_for_is_no_failure(run: VllmRun) -> None:
     await run.cancel()
     sink: Any = run.sink
     assert (sink.errors, sink.emitted) == ([], [])
@@ -126,19 +201,15 @@ async def test_a_continuation_does_not_compute_the_prompt_s_logprobs_again() -> 
             raise LookupError
 
     asked: list[SamplingParams] = []
-    run = _Run(Refusing(), EngineRequest("gen-1", g.GenerationSpec()), Sink())
+    run = VllmRun(Refusing(), EngineRequest("gen-1", g.GenerationSpec()), Sink())
     emitted = e.EmittedChoice(index=0, token_ids=[5, 6], text_length=2)
     with pytest.raises(LookupError):
         await run.continue_choice(0, [1, 2], {"max_tokens": 9, "logprobs": 1, "prompt_logprobs": 2}, emitted)
     assert [(params.max_tokens, params.logprobs, params.prompt_logprobs) for params in asked] == [(7, 1, None)]
 
 
-def engine_with(model: Path) -> VllmEngine:
-    """An engine that can render, and no more."""
-    config = AsyncEngineArgs(model=str(model), enforce_eager=True).create_engine_config()
-    engine = VllmEngine(EngineSettings(model=str(model)))
-    engine._llm = SimpleNamespace(renderer=renderer_from_config(config), errored=False)
-    return engine
+def renderer_of(model: Path) -> Any:
+    return renderer_from_config(AsyncEngineArgs(model=str(model), enforce_eager=True).create_engine_config())
 
 
 def chat() -> g.GenerationSpec:
@@ -146,14 +217,14 @@ def chat() -> g.GenerationSpec:
 
 
 async def refusal(model: Path) -> InvalidRequestError:
-    engine = engine_with(model)
-    assert engine._llm is not None
+    renderer = renderer_of(model)
+    prompts = Prompts(renderer, 2048)
     try:
         with pytest.raises(InvalidRequestError) as caught:
-            await engine._prompt_token_ids(chat())
-        assert await engine._prompt_token_ids(g.GenerationSpec(text="Hello!")), "text is taken"
+            await prompts.token_ids(chat())
+        assert await prompts.token_ids(g.GenerationSpec(text="Hello!")), "text is taken"
     finally:
-        engine._llm.renderer.shutdown()
+        renderer.shutdown()
     assert [violation.field for violation in caught.value.violations] == ["spec.chat"]
     return caught.value
 

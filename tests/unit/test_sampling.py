@@ -19,6 +19,21 @@ def test_each_choice_has_its_own_seed() -> None:
     assert [sampling.keyword_arguments(g.SamplingParams(seed=7), index)["seed"] for index in range(3)] == [7, 8, 9]
 
 
+def test_no_choice_has_the_number_that_means_no_seed() -> None:
+    for first in (-3, -2, -1):
+        seeds = [sampling.keyword_arguments(g.SamplingParams(seed=first), index)["seed"] for index in range(4)]
+        assert -1 not in seeds
+        assert len({seed % 2**32 for seed in seeds}) == 4, "CPUs look at the lower half only"
+
+
+def test_seeds_stay_within_64_bits() -> None:
+    largest = 2**63 - 1
+    assert [sampling.keyword_arguments(g.SamplingParams(seed=largest), index)["seed"] for index in range(2)] == [
+        largest,
+        -(2**63),
+    ]
+
+
 def test_every_field_of_the_contract_reaches_vllm() -> None:
     theirs = set(SamplingParams.__struct_fields__)
     handled = {*sampling.SCALARS, *sampling.LISTS, "logit_bias", "seed", "max_tokens"}

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -76,6 +77,9 @@ class SimulatedEngine:
             slots=settings.simulated_slots,
         )
 
+    def warm_ups(self) -> Sequence[generation_pb2.GenerationSpec]:
+        return ()
+
     async def begin(self, request: EngineRequest, sink: Sink) -> _Run:
         params, settings = request.spec.sampling_params, self._settings
         for name in UNSUPPORTED:
@@ -87,7 +91,8 @@ class SimulatedEngine:
         for index in range(request.choices):
             choice = self._choice(request, index, limit, sink)
             if choice is not None:
-                sink.measured.queued_ns = sink.measured.queued_ns or time.monotonic_ns()
+                if sink.measured.queued_ns is None:
+                    sink.measured.queued_ns = time.monotonic_ns()
                 run.choices.append(choice)
                 self._queued.append(choice)
         self._work.set()
@@ -142,7 +147,8 @@ class SimulatedEngine:
     def _schedule(self) -> None:
         while self._queued and len(self._running) < self._settings.simulated_slots:
             choice = self._queued.popleft()
-            choice.sink.measured.scheduled_ns = choice.sink.measured.scheduled_ns or time.monotonic_ns()
+            if choice.sink.measured.scheduled_ns is None:
+                choice.sink.measured.scheduled_ns = time.monotonic_ns()
             self._running.append(choice)
 
     def _step(self, interval: float) -> None:
@@ -168,7 +174,8 @@ class SimulatedEngine:
         end = self._end(choice, token, matched)
         measured = choice.sink.measured
         measured.last_token_ns = time.monotonic_ns()
-        measured.first_token_ns = measured.first_token_ns or measured.last_token_ns
+        if measured.first_token_ns is None:
+            measured.first_token_ns = measured.last_token_ns
         if end is not None:
             self._running.remove(choice)
         choice.sink.emit(Tokens(choice.index, choice.text.release(ended=end is not None), (token,), end))
