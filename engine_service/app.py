@@ -9,29 +9,34 @@ import structlog
 from prometheus_client import REGISTRY
 
 from engine_service import watchdog
-from engine_service.engines import Engine, EngineRequest, Measured, Tokens
+from engine_service.engines import Engine
 from engine_service.engines.simulated.engine import SimulatedEngine
 from engine_service.servicer import EngineServicer
 from engine_service.settings import EngineSettings
+from engine_service.warm_up import warm_up
 from tokenrelay import telemetry
 from tokenrelay.engine.v1 import engine_service_pb2_grpc
-from tokenrelay.errors import TokenrelayError
 from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.lifecycle import StartUpError
 from tokenrelay.metrics import CallMetrics, EngineMetrics, LoopMetrics, new_registry
 from tokenrelay.serving import server
 from tokenrelay.serving.chain import Chain
-from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
 SERVICES = ("tokenrelay.engine.v1.EngineService",)
-WORKER_MESSAGE_BYTES = 64 * 1024 * 1024  # many prompts may start in one message
+# A worker merges all that it starts into one message, and how much that is depends on other processes' settings. So the
+# only bound is the 2 GiB that protobuf takes.
+WORKER_MESSAGE_BYTES = (2**31 - 1) // server.MESSAGE_LIMIT_FACTOR
 DISMISS_SECONDS = 1.0  # for ending the sessions of workers whose generations did not end in time
 
 
 class EngineDeadError(Exception):
     """The engine is dead for good; only a new process helps."""
+
+
+class ServerEndedError(Exception):
+    """The gRPC server has ended by itself, so that no worker can reach the engine; only a new process helps."""
 
 
 class EngineApplication:
@@ -69,14 +74,19 @@ class EngineApplication:
         await self._load()
 
     async def _load(self) -> None:
-        """Loads the model and has it generate a token, before anybody is told that it serves."""
+        """Loads the model and has it generate, before anybody is told that it serves."""
         self._resources.push_async_callback(self._engine.close)
+        settings = self._settings
         try:
             description = await self._engine.start()
         except Exception as error:
             log.exception("the engine does not start")
             raise StartUpError(f"the engine does not start: {type(error).__name__}: {error}") from error
-        await asyncio.wait_for(_generate_one_token(self._engine), self._settings.warm_up_seconds)
+        try:
+            await asyncio.wait_for(warm_up(self._engine), settings.warm_up_seconds)
+        except TimeoutError:
+            limit = f"TOKENRELAY_WARM_UP_SECONDS, which is {settings.warm_up_seconds:g}"
+            raise StartUpError(f"the engine generated nothing within {limit}") from None
         self._servicer.be_ready(description)
         self._ready = True
         self._server.set_serving(True)
@@ -86,10 +96,25 @@ class EngineApplication:
         return None if self._ready else "the engine is not ready"
 
     async def run(self) -> None:
-        reason = await self._engine.wait_until_dead()
+        """Ends with the engine or with the gRPC server, whichever is first.
+
+        Raises:
+            EngineDeadError: the engine died.
+            ServerEndedError: the server ended, and nothing listens any more.
+        """
+        dead = asyncio.create_task(self._engine.wait_until_dead())
+        ended = asyncio.create_task(self._server.run())
+        try:
+            await asyncio.wait({dead, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (dead, ended):
+                task.cancel()
+            await asyncio.gather(dead, ended, return_exceptions=True)
         self._ready = False
         self._server.set_serving(False)
-        raise EngineDeadError(reason)
+        if dead.done() and not dead.cancelled():
+            raise EngineDeadError(dead.result())
+        raise ServerEndedError("the gRPC server ended by itself") from (None if ended.cancelled() else ended.exception())
 
     async def drain(self) -> None:
         """Refuses new generations and lets the open ones end."""
@@ -99,8 +124,9 @@ class EngineApplication:
             await asyncio.wait_for(self._servicer.drain(), self._settings.drain_seconds)
         except TimeoutError:
             log.warning("stopping with open generations; their worker takes them elsewhere")
-            self._servicer.dismiss()
-            await self._server.server.stop(DISMISS_SECONDS)
+        # In either case sessions end in good order, before the server stops: a worker whose session breaks counts a death.
+        self._servicer.dismiss()
+        await self._server.server.stop(DISMISS_SECONDS)
 
     async def stop(self) -> None:
         await self._resources.aclose()
@@ -112,29 +138,3 @@ def _make(settings: EngineSettings) -> Engine:
     # Imported only when it is wanted: it takes seconds, and a machine for simulations need not have it.
     engine: Engine = import_module("engine_service.engines.vllm.engine").VllmEngine(settings)
     return engine
-
-
-async def _generate_one_token(engine: Engine) -> None:
-    sink = _WarmUp()
-    spec = generation_pb2.GenerationSpec()
-    spec.token_ids.ids.append(1)
-    spec.sampling_params.max_tokens = 1
-    spec.sampling_params.temperature = 0
-    await engine.begin(EngineRequest("warm-up", spec), sink)
-    await sink.done
-
-
-class _WarmUp:
-    """The sink of the first token."""
-
-    def __init__(self) -> None:
-        self.measured = Measured()
-        self.exact = True
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def emit(self, tokens: Tokens) -> None:
-        if tokens.end is not None:
-            self.done.set_result(None)
-
-    def fail(self, error: TokenrelayError) -> None:
-        self.done.set_exception(error)

@@ -66,6 +66,7 @@ class Frames:
         self._resting = False
         self._closed = False
         self._wake = asyncio.Event()
+        self._acknowledged = asyncio.Event()  # set by each acknowledgement; whoever waits for it clears it
 
     def add(self, key: int, tokens: Tokens) -> None:
         """Takes new tokens of a generation."""
@@ -86,6 +87,7 @@ class Frames:
         """Forgets what waits of a generation."""
         self._waiting.pop(key, None)
         self._outcomes.pop(key, None)
+        self._acknowledged.set()
 
     def acknowledge(self, frame: int) -> None:
         """Notes that the frames up to a number are in the log."""
@@ -99,6 +101,14 @@ class Frames:
         else:
             self._wake.set()
 
+        self._acknowledged.set()
+
+    async def wait_until_acknowledged(self) -> None:
+        """Returns once nothing waits and all frames that were sent are in the log, or after close."""
+        while not self._closed and (self._waiting or self._outcomes or self._under_way):
+            self._acknowledged.clear()
+            await self._acknowledged.wait()
+
     def _go_on(self) -> None:
         self._resting = False
         self._wake.set()
@@ -107,6 +117,7 @@ class Frames:
         """Ends the frames; what waits is dropped."""
         self._closed = True
         self._wake.set()
+        self._acknowledged.set()
 
     async def next(self) -> engine_service_pb2.RunSessionResponse | None:
         """Returns the next frame as soon as there is something in it and it may leave; None after close."""

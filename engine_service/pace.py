@@ -1,7 +1,7 @@
-"""How long frames rest after one that went to many streams.
+"""How long to wait before sending the next frame, so that busy sessions send fewer, larger frames.
 
-What comes meanwhile is gathered into a larger frame, which costs less for each token on all its way: the busier the machine,
-the longer a frame takes, the longer the rest, and the larger the next frame. A lone stream's rest is next to nothing.
+A larger frame costs less for each token on its whole way. The wait is as long as the last frame took to be acknowledged, so
+it grows with the load; for a session with a single stream it is next to nothing.
 """
 
 MANY = 8  # streams; for these and more the rest is as long as the work

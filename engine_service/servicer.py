@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -14,7 +13,7 @@ from engine_service.frames import Frames
 from engine_service.session import Session
 from engine_service.watchdog import Progress
 from tokenrelay.engine.v1 import engine_service_pb2, engine_service_pb2_grpc
-from tokenrelay.errors import EngineUnavailableError
+from tokenrelay.errors import DrainingError, EngineUnavailableError, InternalError, TokenrelayError
 from tokenrelay.metrics import EngineMetrics
 from tokenrelay.status import to_status
 from tokenrelay.telemetry import Tracing
@@ -36,6 +35,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self._description: engine_service_pb2.DescribeEngineResponse | None = None
         self._instance = secrets.token_hex(8)
         self._sessions: dict[Session, Frames] = {}
+        self._draining = False
 
     def be_ready(self, description: engine_service_pb2.DescribeEngineResponse) -> None:
         """Serves from now on."""
@@ -43,11 +43,15 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self._description = description
 
     async def drain(self) -> None:
-        """Refuses new generations and returns when the open ones have ended."""
-        for session in self._sessions:
+        """Refuses new sessions and generations, and returns when the open ones have ended and their workers know it."""
+        self._draining = True
+        sessions = dict(self._sessions)
+        for session in sessions:
             session.drain()
-        for session in list(self._sessions):
+        for session, frames in sessions.items():
             await session.wait_until_idle()
+            # The last generation's end is in a frame that may not have left yet.
+            await frames.wait_until_acknowledged()
 
     def dismiss(self) -> None:
         """Ends all sessions in good order, so that their workers take what is open elsewhere and know that nothing died."""
@@ -65,8 +69,9 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self, request_iterator: AsyncIterator[engine_service_pb2.RunSessionRequest], context: Any
     ) -> AsyncIterator[engine_service_pb2.RunSessionResponse]:
         if self._description is None:
-            error = EngineUnavailableError("the engine is still loading", retry_after=1.0)
-            await context.abort_with_status(rpc_status.to_status(to_status(error)))
+            await _abort(context, EngineUnavailableError("the engine is still loading", retry_after=1.0))
+        if self._draining:
+            await _abort(context, DrainingError("this engine service is stopping", retry_after=1.0))
         frames = Frames(self._frames_in_flight, self._metrics, self._progress)
         session = Session(self._engine, frames, self._tracing, self._metrics, self._progress)
         self._sessions[session] = frames
@@ -79,8 +84,26 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
                 yield frame
         finally:
             del self._sessions[session]
-            obeying.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await obeying
+            error = await _outcome(obeying)
+            # The call may be cancelled right now; what its generations hold in the engine must be freed all the same.
             await asyncio.shield(session.close())
             log.info("session closed", peer=peer)
+        if error is not None:
+            # Else the worker would take it for an end in good order and try the same again, for ever.
+            error_id = secrets.token_hex(16)
+            log.error("session failed", peer=peer, error_id=error_id, exc_info=error)
+            await _abort(context, InternalError.logged_as(error_id))
+
+
+async def _abort(context: Any, error: TokenrelayError) -> None:
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+async def _outcome(obeying: "asyncio.Task[None]") -> Exception | None:
+    """Ends the task that takes a worker's commands; returns the error that it had ended with before, if any."""
+    obeying.cancel()
+    await asyncio.wait({obeying})
+    if obeying.cancelled():
+        return None
+    error = obeying.exception()
+    return error if isinstance(error, Exception) else None

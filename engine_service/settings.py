@@ -24,10 +24,8 @@ class EngineSettings(ServerSettings):
     )
     default_max_tokens: Count = Field(2048, description="cap on what the context leaves, for requests without max_tokens")
     frames_in_flight: Count = Field(1, description="frames that may wait for the worker's acknowledgement")
-    hang_seconds: Seconds = Field(
-        300.0, description="how long no token may come while generations are open, before the process ends itself"
-    )
-    warm_up_seconds: Seconds = Field(600.0, description="how long the first token may take")
+    hang_seconds: Seconds = Field(300.0, description="exit if generations are running and no token was produced for this long")
+    warm_up_seconds: Seconds = Field(600.0, description="exit if the first tokens take longer than this")
 
     simulated_slots: Count = Field(256, description="simulated: choices generated at a time")
     simulated_max_model_len: Count = Field(131_072, description="simulated: the context, in tokens")

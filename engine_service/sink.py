@@ -5,12 +5,16 @@ import struct
 from array import array
 from collections.abc import Callable
 
+import structlog
+
 from engine_service.engines import EngineRequest, Measured, Tokens
 from engine_service.frames import Frames, Outcome
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.status import to_status
 from tokenrelay.v1 import generation_pb2
+
+log = structlog.get_logger(__name__)
 
 
 class GenerationOutput:
@@ -33,6 +37,8 @@ class GenerationOutput:
         self.exact = True
         self.over = False
         self._key = key
+        self._generation_id = request.generation_id
+        self._has_emitted = False
         self._frames = frames
         self._on_end = on_end
         self._token_ids = [array("I", _emitted(request, index)) for index in range(request.choices)]
@@ -41,6 +47,9 @@ class GenerationOutput:
     def emit(self, tokens: Tokens) -> None:
         if self.over:
             return
+        if not self._has_emitted:
+            self._has_emitted = True
+            log.debug("first token", generation_id=self._generation_id, index=tokens.index)
         self._token_ids[tokens.index].extend(tokens.token_ids)
         self._frames.add(self._key, tokens)
         if tokens.end is not None:
@@ -50,15 +59,18 @@ class GenerationOutput:
     def end_if_complete(self) -> None:
         """Ends the generation if all of its choices have ended."""
         if not self.over and len(self._ends) == len(self._token_ids):
+            log.debug("generation finished", generation_id=self._generation_id, tokens=sum(map(len, self._token_ids)))
             self._end(self._summary())
 
     def fail(self, error: TokenrelayError) -> None:
         if not self.over:
+            log.debug("generation failed", generation_id=self._generation_id, reason=error.reason, error=error.message)
             self._end(to_status(error))
 
     def cancel(self) -> None:
-        """Ends the generation without a word; what waits in the frames is dropped."""
+        """Ends the generation without a frame for the worker; what waits in the frames is dropped."""
         if not self.over:
+            log.debug("generation cancelled", generation_id=self._generation_id)
             self.over = True
             self._frames.drop(self._key)
             self._on_end()
@@ -80,10 +92,10 @@ class GenerationOutput:
             digest=digest(self._token_ids),
             exact=self.exact,
             times=engine_service_pb2.EngineTimes(
-                queued_ns=measured.queued_ns,
-                scheduled_ns=measured.scheduled_ns,
-                first_token_ns=measured.first_token_ns,
-                last_token_ns=measured.last_token_ns,
+                queued_ns=measured.queued_ns or 0,
+                scheduled_ns=measured.scheduled_ns or 0,
+                first_token_ns=measured.first_token_ns or 0,
+                last_token_ns=measured.last_token_ns or 0,
             ),
         )
 
