@@ -12,30 +12,29 @@ import redis.asyncio
 from deploy.local import plan
 from drills import witness
 from drills.cluster import Changes, Member
-from drills.faults.proxy_link import Silence
 from drills.faults.tcp_proxy import TcpProxy
 from drills.stage import Stage
 from drills.waiting import eventually
 
 REPLICA = plan.QUERY + 1  # where the second server listens, counted from the first gateway's port
 SYNC_SECONDS = 30.0
-BEHIND_SECONDS = 0.3  # for how long nothing has reached a replica that is behind when the primary dies
-AWAY_SECONDS = 0.5  # between a primary's death and somebody's promoting the replica
 HOST = "127.0.0.1"
 
 
 class Replication:
-    """Makes the replica the primary, in several ways; what was the primary follows it afterwards.
+    """Which server is the primary, and how the address moves to the other one.
+
+    Attributes:
+        link: what the replica has for the primary's address, so that it can be cut off; None: nothing is between them.
 
     Args:
-        address: what clients have for the primary's address.
-        link: what the replica has for it, so that it can be cut off.
+        address: what clients have for it.
     """
 
     def __init__(self, stage: Stage, address: TcpProxy, link: TcpProxy) -> None:
         self.stage = stage
         self._address = address
-        self._link: TcpProxy | None = link
+        self.link: TcpProxy | None = link
         self._members = {"redis": stage.cluster.members["redis"]}
 
     async def begin(self) -> None:
@@ -60,52 +59,6 @@ class Replication:
     def replica(self) -> Member:
         (other,) = [member for name, member in self._members.items() if name != self.stage.cluster.primary]
         return other
-
-    async def fail_over(self) -> None:
-        """The servers change their roles by FAILOVER, which loses nothing; the former primary lives on, as a replica."""
-        since, new = self.begin_to_break("FAILOVER"), self.replica
-        await command(self.primary, "FAILOVER", "TIMEOUT", "5000")
-        await self.wait_for_role(new, "master")
-        await self.move_to(new, since)
-        await self.follow(self.replica)
-
-    async def demote(self) -> None:
-        """The replica is promoted and then the primary demoted, by REPLICAOF; it keeps its open connections."""
-        since, old, new = self.begin_to_break("REPLICAOF"), self.primary, self.replica
-        await command(new, "REPLICAOF", "NO", "ONE")
-        await command(old, "REPLICAOF", HOST, str(port_of(new)))
-        await self.move_to(new, since)
-        await self.follow(old)
-
-    async def terminate(self) -> None:
-        """SIGTERM of the primary. A Redis from 7.0 on waits for its replica before it ends."""
-        since, old = self.begin_to_break("SIGTERM"), self.primary
-        await old.terminate(hold=True)
-        await self._promote_by_hand(since)
-        await self.come_back(old)
-
-    async def kill(self) -> None:
-        """Kill -9 of the primary."""
-        since, old = self.begin_to_break("kill -9"), self.primary
-        await old.kill(hold=True)
-        await self._promote_by_hand(since)
-        await self.come_back(old)
-
-    async def kill_ahead(self) -> None:
-        """Kill -9 of a primary whose last writes the replica does not have."""
-        assert self._link is not None
-        self._link.be_silent(Silence.SWALLOWED)
-        await self.stage.last(BEHIND_SECONDS)
-        since, old = self.begin_to_break("kill -9, replica behind"), self.primary
-        await old.kill(hold=True)
-        await self._promote_by_hand(since)
-        await self._link.heal()
-        await self.come_back(old)
-
-    async def _promote_by_hand(self, since: float) -> None:
-        await asyncio.sleep(AWAY_SECONDS)
-        new = self.replica
-        await self.move_to(new, since, before=lambda: command(new, "REPLICAOF", "NO", "ONE"))
 
     async def move_to(self, new: Member, since: float, *, before: Callable[[], Awaitable[Any]] | None = None) -> None:
         """Moves the address, and writes down what the new primary has before anybody reaches it.
@@ -144,7 +97,7 @@ class Replication:
 
     async def copy_without_link(self) -> None:
         """Has the replica copy the primary without anything between them, which Sentinel would not understand."""
-        self._link = None
+        self.link = None
         await self.follow(self.replica)
 
     async def wait_until_in_sync(self) -> None:
@@ -173,9 +126,9 @@ class Replication:
     def _role(self) -> list[str]:
         """Returns the options of a server that copies the primary."""
         port = port_of(self.primary)
-        if self._link is not None:
-            self._link.retarget(port)
-            port = self._link.port
+        if self.link is not None:
+            self.link.retarget(port)
+            port = self.link.port
         return ["--replicaof", HOST, str(port)]
 
     def begin_to_break(self, how: str) -> float:

@@ -8,6 +8,7 @@ from deploy.local import plan
 from drills import timings
 from drills.faults.tcp_proxy import TcpProxy
 from drills.load import Load
+from drills.promotions import Promotions
 from drills.replication import HOST, Replication
 from drills.scenario import Drill
 from drills.sentinels import Sentinels
@@ -29,14 +30,9 @@ async def run(drill: Drill) -> None:
             replication = Replication(stage, address, link)
             await replication.begin()
             load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
-            by_hand = (
-                replication.fail_over,
-                replication.demote,
-                replication.terminate,
-                replication.kill,
-                replication.kill_ahead,
-            )
-            for way in by_hand * (4 if drill.long else 1):
+            by_hand = Promotions(replication)
+            ways = (by_hand.fail_over, by_hand.demote, by_hand.terminate, by_hand.kill, by_hand.kill_ahead)
+            for way in ways * (4 if drill.long else 1):
                 await stage.last(UP)
                 await way()
             sentinels = Sentinels(replication)
