@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from tokenrelay.client.failures import to_error
-from tokenrelay.errors import UnavailableError
+from tokenrelay.errors import DataLossError, UnavailableError
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import generation_service_pb2_grpc
@@ -65,6 +65,10 @@ class BareStream:
                             assert self.generation_id == event.accepted.generation_id
                             continue
                         self.generation_id = event.accepted.generation_id
+                    elif kind == "delta" and event.sequence - len(event.delta.token_ids) < self.sequence:
+                        # A stream begins with the entry that holds the place it is joined at. Where that was an entry's end
+                        # before, the log has lost what came before it, and has grown again.
+                        raise DataLossError("the stream goes on with what was read already")
                     self.sequence = event.sequence
                     self.is_over = kind == "finished"
                     yield event

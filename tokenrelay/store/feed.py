@@ -27,6 +27,8 @@ CHECK_INTERVAL = 0.5  # seconds between looks at all open logs
 BUFFER_BYTES = 256 * 1024  # what one follower may hold; past it, it forgets and reads the log again
 ITEM_BYTES = 640  # what an item takes in memory beside its own bytes, which for one token are about twenty
 
+LOST = "the token log is gone, or has lost what was already sent"
+
 
 class Follower:
     """One reader's place in one token log.
@@ -42,6 +44,7 @@ class Follower:
         self.is_accepted = False
         self._log = token_log
         self._position = after  # the last sequence that was handed out
+        self._is_at_boundary = after == 0  # whether an entry ends there; a client may join anywhere
         self._buffer: list[LogItem] = []
         self._buffered_to = after  # the last sequence in the buffer
         self._buffered_bytes = 0
@@ -98,7 +101,7 @@ class Follower:
         """Returns the next items, at least one, as soon as there are any.
 
         Raises:
-            DataLossError: the log is gone.
+            DataLossError: the log is gone, or has lost what was handed out before.
             StoreUnavailableError: the log could not be read for longer than the connection's patience.
         """
         while True:
@@ -130,6 +133,11 @@ class Follower:
             self._must_read = True
             self._clear()
         if items:
+            if self._is_at_boundary and _begins_at(items[0]) < self._position:
+                # A new primary of Redis lacked the log's end, and the log has grown again, with other boundaries. Its tokens
+                # may be others too, and to hand out this entry would repeat some.
+                raise DataLossError(LOST)
+            self._is_at_boundary = True
             self._position = items[-1].sequence
             self._join()
         return items
@@ -285,9 +293,14 @@ class Feed:
             leases = await self._store.renew_readers(reader, self.lease_ms, ids)
             for (follower, position), lease in zip(followers, leases, strict=True):
                 if lease is None or lease.last < position:
-                    follower.fail(DataLossError("the token log is gone, or has lost what was already sent"))
+                    follower.fail(DataLossError(LOST))
                 elif lease.state > generation_pb2.GENERATION_STATE_RUNNING and follower.is_waiting():
                     follower.reread()
+
+
+def _begins_at(item: LogItem) -> int:
+    """Returns the sequence before an item."""
+    return item.sequence if item.entry is None else item.sequence - item.entry.token_count
 
 
 def _item(entry: store_pb2.FeedEntry) -> LogItem:
