@@ -21,28 +21,28 @@ $(call passed_on,TOKENRELAY_BENCH_,$(BENCH))
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-setup: ## Installs what running needs into .venv; ACCELERATOR=cpu|gpu overrides what the machine has
-	@$(PYTHON) tools/install.py $(if $(ACCELERATOR),--accelerator $(ACCELERATOR))
+setup: ## Installs into .venv what running needs; ENGINE=simulated leaves PyTorch and vLLM out, ACCELERATOR=cpu|gpu
+	@$(PYTHON) tools/install.py $(if $(call given,ACCELERATOR),--accelerator $(ACCELERATOR))
 
-setup-dev: ## Installs what tests and lint need too
-	@$(PYTHON) tools/install.py --dev $(if $(ACCELERATOR),--accelerator $(ACCELERATOR))
+setup-dev: ## Installs what tests and lint need, too
+	@$(PYTHON) tools/install.py --dev $(if $(call given,ACCELERATOR),--accelerator $(ACCELERATOR))
 
-setup-bench: ## Installs what benchmarks need too
-	@$(PYTHON) tools/install.py --bench $(if $(ACCELERATOR),--accelerator $(ACCELERATOR))
+setup-bench: ## Installs what benchmarks need, too
+	@$(PYTHON) tools/install.py --bench $(if $(call given,ACCELERATOR),--accelerator $(ACCELERATOR))
 
-demo: setup ## Starts everything, streams one answer of a real model, shows where the time went, stops everything
+demo: setup ## Starts everything, streams one answer of a real model, shows where the time went, stops everything; PORT=
 	@$(VENV)/python -m deploy.local demo
 
-up: setup ## Starts the stack and returns when it serves; ENGINE=vllm|simulated MODEL= GATEWAYS= WORKERS= PORT= REDIS_URL=
+up: setup ## Starts the stack, returns when it serves; ENGINE=vllm|simulated MODEL= VLLM_ARGS= GATEWAYS= WORKERS= PORT= REDIS_URL=
 	@$(VENV)/python -m deploy.local up
 
-down: ## Stops the stack
+down: ## Stops the stack; open streams get up to 15 seconds to end
 	@$(VENV)/python -m deploy.local down
 
-status: ## Shows the stack's processes and what they serve
+status: ## Shows the stack's processes, and the models that it serves
 	@$(VENV)/python -m deploy.local status
 
-logs: ## Shows the last log lines; FOLLOW=1 goes on
+logs: ## Shows the last log lines; FOLLOW=1 goes on with new ones
 	@$(VENV)/python -m deploy.local logs
 
 test: setup-dev ## Runs lint and all tests that need no GPU
@@ -53,10 +53,10 @@ test-gpu: setup-dev ## Runs the tests that need a GPU
 	@$(VENV)/pytest -m gpu
 
 drill: setup-dev ## Kills, pauses and cuts off everything under load, a quarter of an hour; NAMES= SEED=
-	@$(VENV)/python -m drills $(NAMES) $(if $(SEED),--seed $(SEED))
+	@$(VENV)/python -m drills $(if $(call given,NAMES),$(NAMES)) $(if $(call given,SEED),--seed $(SEED))
 
 drill-long: setup-dev ## The same at the size of docs/promises.md, about an hour
-	@$(VENV)/python -m drills $(NAMES) $(if $(SEED),--seed $(SEED)) --long
+	@$(VENV)/python -m drills $(if $(call given,NAMES),$(NAMES)) $(if $(call given,SEED),--seed $(SEED)) --long
 
 bench: setup-bench ## Measures a stack under load; ENGINE= CONCURRENCY=1,16,64 RATES= INPUT_TOKENS= OUTPUT_TOKENS= TARGET= RESULTS=
 	@$(VENV)/python -m bench run

@@ -10,5 +10,6 @@ find_links=$(../.venv/bin/python ../tools/install.py --print-find-links)
 compile core.in -o core.txt
 compile cpu.in --override overrides.in --no-emit-package torch ${find_links:+--find-links "$find_links"} -o cpu.txt
 compile gpu.in -o gpu.txt
+compile simulated.in -c cpu.txt -o simulated.txt
 compile dev.in -c cpu.txt -o dev.txt
 compile bench.in -c cpu.txt -o bench.txt
