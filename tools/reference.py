@@ -17,7 +17,7 @@ from deploy.local.settings import CommandSettings
 from engine_service.settings import EngineSettings
 from gateway.settings import GatewaySettings
 from tokenrelay import conventions, errors, metrics, settings
-from tokenrelay.client.settings import CommandLineSettings
+from tokenrelay.client.command_line.settings import CommandLineSettings
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.store import keys
 

@@ -20,8 +20,8 @@ from deploy.local.readiness import NotReadyError
 from deploy.local.redis_check import RedisNotUsableError
 from deploy.local.settings import PREFIX, ROOT, CommandSettings, StackSettings
 from deploy.local.supervision import SupervisionError, Supervisor
-from tokenrelay.client import display
 from tokenrelay.client.client import Client
+from tokenrelay.client.command_line import display
 from tokenrelay.client.resumption import RetryPolicy
 from tokenrelay.errors import TokenrelayError
 

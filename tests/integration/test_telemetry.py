@@ -19,7 +19,7 @@ from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
-from tokenrelay.client.traces import TraceSpan, fetch
+from tokenrelay.client.command_line.traces import TraceSpan, fetch
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
 

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from tokenrelay import client, conventions
-from tokenrelay.client import display
+from tokenrelay.client.command_line import display
 from tokenrelay.v1 import generation_pb2 as g
 
 NAMES = {value for name, value in vars(conventions).items() if name.isupper() and isinstance(value, str)}
 (FOLDER,) = map(Path, client.__path__)
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.name)
 def test_no_name_is_written_twice(path: Path) -> None:
     written = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
     assert not {value for value in written if isinstance(value, str)} & NAMES

@@ -1,4 +1,7 @@
-"""How the command line shows hops, traces and models."""
+"""How the command line shows hops, traces, models and generations.
+
+The consoles are session.out and session.err, which print texts as they are.
+"""
 
 from collections.abc import Sequence
 
@@ -6,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tokenrelay.client.traces import TraceSpan
+from tokenrelay.client.command_line.traces import TraceSpan
 from tokenrelay.timings import hop_name, milliseconds
 from tokenrelay.v1 import generation_pb2, model_service_pb2
 
@@ -40,13 +43,13 @@ def show_trace(console: Console, spans: Sequence[TraceSpan]) -> None:
     length = max(1, max(span.end_ns for span in spans) - begin)
     rows = [("  " * depth + _short(span.name), span) for span, depth in _as_tree(spans)]
     name_width = max(len(name) for name, _ in rows)
-    console.print(f"Trace {spans[0].trace_id}, {len(spans)} spans", style="italic", highlight=False)
+    console.print(f"Trace {spans[0].trace_id}, {len(spans)} spans", style="italic")
     for name, span in rows:
         span_ms = (span.end_ns - span.start_ns) / 1e6
         bar = _bar((span.start_ns - begin) / length, (span.end_ns - begin) / length)
         line = Text(f"{name:<{name_width}}  {span.service:<8}{span_ms:>10.3f} ms  {bar}".rstrip())
         line.stylize("red" if span.failed else "")
-        console.print(line, highlight=False)
+        console.print(line)
 
 
 def _short(name: str) -> str:
@@ -55,19 +58,26 @@ def _short(name: str) -> str:
 
 
 def _as_tree(spans: Sequence[TraceSpan]) -> list[tuple[TraceSpan, int]]:
-    """Returns the spans with their depths, parents before children, by time."""
+    """Returns the spans with their depths, parents before children, by time.
+
+    Spans whose parents are unknown stand at the left, and so does one of a circle of parents, if a store has such a thing.
+    """
+    by_time = sorted(spans, key=lambda one: (one.start_ns, -one.end_ns))
     known = {span.span_id for span in spans}
     children: dict[str, list[TraceSpan]] = {}
-    for span in sorted(spans, key=lambda one: (one.start_ns, -one.end_ns)):
+    for span in by_time:
         children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
     ordered: list[tuple[TraceSpan, int]] = []
-
-    def visit(parent: str, depth: int) -> None:
-        for span in children.get(parent, ()):
+    shown: set[int] = set()
+    for root in [*children.get("", ()), *by_time]:
+        waiting = [(root, 0)]  # a stack, since a trace may be deeper than Python's
+        while waiting:
+            span, depth = waiting.pop()
+            if id(span) in shown:
+                continue
+            shown.add(id(span))
             ordered.append((span, depth))
-            visit(span.span_id, depth + 1)
-
-    visit("", 0)
+            waiting.extend((child, depth + 1) for child in reversed(children.get(span.span_id, ())))
     return ordered
 
 
@@ -91,9 +101,9 @@ def show_models(console: Console, models: Sequence[model_service_pb2.Model]) -> 
 def show_generation(console: Console, generation: generation_pb2.Generation) -> None:
     """Prints a generation as far as it got."""
     state = generation_pb2.GenerationState.Name(generation.state).removeprefix("GENERATION_STATE_")
-    console.print(f"{generation.generation_id}  {state}  {generation.model}  sequence {generation.sequence}", highlight=False)
+    console.print(f"{generation.generation_id}  {state}  {generation.model}  sequence {generation.sequence}")
     for choice in generation.choices:
         label = f"[{choice.index}] " if len(generation.choices) > 1 else ""
-        console.print(label + choice.text, markup=False, highlight=False)
+        print(label + choice.text)  # not by Rich, which expands tabs and drops control characters
     if generation.HasField("error"):
-        console.print(f"error: {generation.error.message}", style="red", markup=False)
+        console.print(f"error: {generation.error.message}", style="red")
