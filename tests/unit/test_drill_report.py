@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from drills import report
+from drills import report, scenarios
 from drills.checker import Violation
 from drills.history import Event, History
 from drills.report import Report, Result, result_of
@@ -58,3 +58,9 @@ def test_the_newest_result_of_each_drill_is_published(tmp_path: Path, monkeypatc
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text  # noqa: PT018  # one page
     assert text.count("| pauses | What happens.") == text.count("| kills | What happens.") == 1
     assert [one["name"] for one in json.loads(published.read_text())] == ["kills", "pauses"]
+
+
+def test_every_drill_is_run_and_says_what_it_does() -> None:
+    folder = Path(scenarios.__file__).parent
+    assert {file.stem for file in folder.glob("*.py")} - {"__init__"} == set(scenarios.SCENARIOS)
+    assert all(story.endswith(".") for _, story in scenarios.SCENARIOS.values())
