@@ -89,7 +89,14 @@ class History:
 
         Replication is asynchronous, so that the newest writes of the former primary may be gone.
         """
-        return any(_saw_more(call, promoted) for promoted in self.others["promoted"])
+        return any(_saw_more(call, one) or self._was_never_told(call, one) for one in self.others["promoted"])
+
+    def _was_never_told(self, call: Call, promoted: Event) -> bool:
+        """Tells whether a call began a generation that the new primary lacks before it learned the generation's id."""
+        if call.ids or "key" not in call.asked or call.asked["at"] > promoted["until"]:
+            return False
+        key_hash = hashlib.sha256(call.asked["key"].encode()).hexdigest()
+        return not any(log["key_hash"] == key_hash and name in promoted["logs"] for name, log in self.logs.items())
 
     def is_lost(self, generation_id: str) -> bool:
         """Tells whether a new primary lacked something of a generation that somebody had seen."""

@@ -1,18 +1,22 @@
 """Another Redis becomes the primary under load, by demotion, SIGTERM, kill -9, and by Sentinel: streams go on, or are told."""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from bench.processes.ports import free_ports
 from deploy.local import plan
 from drills import timings
 from drills.faults.tcp_proxy import TcpProxy
+from drills.history import Event
 from drills.load import Load
 from drills.promotions import Promotions
 from drills.replication import HOST, Replication
 from drills.scenario import Drill
 from drills.sentinels import Sentinels
 from drills.stage import set_up
+from drills.timings import Durations, Outage
 
 USERS = 32
 UP = 3.0  # seconds between two failovers
@@ -47,7 +51,7 @@ async def run(drill: Drill) -> None:
 def _judge(drill: Drill, load: Load) -> None:
     events = drill.events()
     for number, outage in enumerate(timings.outages(events), start=1):
-        waits = timings.standstills(events, outage, LONGEST)
+        waits = _standstills(events, outage)
         drill.judge(
             f"{number}, {outage.fault}: streams stand still once there is a primary",
             seen=str(waits),
@@ -62,3 +66,13 @@ def _judge(drill: Drill, load: Load) -> None:
     drill.figures["errors that reached a user"] = ", ".join(f"{count} {name}" for name, count in reasons.items()) or "none"
     finished = load.notes.finished
     drill.judge("generations that users saw end well", seen=str(finished), wanted="more than 100", held=finished > 100)
+
+
+def _standstills(events: Sequence[Event], outage: Outage) -> Durations:
+    """Returns how long streams stood still once there was a primary, and once it was the only one."""
+    alone = [event["until"] for event in events if event["kind"] == "promoted" and event["since"] == outage.died_at]
+    found = timings.standstills(events, outage, LONGEST)
+    for instant in alone:
+        if instant > outage.back_at + LONGEST:
+            found = Durations(found.seconds + timings.standstills(events, replace(outage, back_at=instant), LONGEST).seconds)
+    return found

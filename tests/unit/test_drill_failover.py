@@ -12,6 +12,7 @@ from tokenrelay.v1 import generation_pb2 as g
 
 PROMPT, MAX_TOKENS, NAME, KEY = "a prompt", 20, "0-name", "key"
 TOKENS = list(expected_tokens(g.GenerationSpec(text=PROMPT, sampling_params=g.SamplingParams(max_tokens=MAX_TOKENS))))
+ANSWERS = ("accepted", "delta")
 SEEN = 12  # tokens that the reader got before the former primary ended, at 100.0
 
 
@@ -71,6 +72,17 @@ def test_who_had_seen_no_more_may_not_be_told_so() -> None:
 def test_nothing_but_a_loss_may_be_told() -> None:
     for reason in ("INTERNAL", "UNAVAILABLE", "ABORTED", "OUT_OF_RANGE"):
         assert "terminal" in told(history(promoted={NAME: [0, False]}, end=failed(reason), log=len(TOKENS)))
+
+
+def test_who_was_not_told_of_its_generation_yet_may_be_told_that_it_is_lost() -> None:
+    def without_answers(events: list[Event]) -> list[Event]:
+        return [
+            {**event, "id": None} if event["kind"] == "failed" else event for event in events if event["kind"] not in ANSWERS
+        ]
+
+    assert told(without_answers(history(promoted={}, end=failed("LOG_LOST"), log=None))) == []
+    events = without_answers(history(promoted={NAME: [0, False]}, end=failed("LOG_LOST"), log=len(TOKENS)))
+    assert told(events) == ["terminal"]
 
 
 def test_what_the_new_primary_has_may_not_be_gone() -> None:
