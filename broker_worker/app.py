@@ -18,10 +18,8 @@ from tokenrelay import metrics, telemetry
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import StoreFullError, StoreUnavailableError
 from tokenrelay.http_endpoint import HttpEndpoint
-from tokenrelay.lifecycle import StartUpError
 from tokenrelay.store import assembly, keys
 from tokenrelay.store.reaper import Reaper
-from tokenrelay.store.redis.errors import StoreUnfitError
 from tokenrelay.store.redis.thread_connection import ThreadConnection
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.worker_directory import ANNOUNCE_INTERVAL, WorkerDirectory
@@ -75,10 +73,7 @@ class WorkerApplication:
         self._link = EngineLink(settings.engine_address, settings.engine_keepalive_seconds)
         self._resources.push_async_callback(self._link.close)
         log.info("starting", worker_id=self._worker_id, engine=settings.engine_address)
-        try:
-            await self._store.connection.wait_until_ready()
-        except StoreUnfitError as error:
-            raise StartUpError(str(error)) from error
+        await self._store.connection.wait_until_ready()
 
     def _problem(self) -> str | None:
         if self._draining:

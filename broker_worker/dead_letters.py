@@ -17,7 +17,6 @@ from tokenrelay.lifecycle import StartUpError
 from tokenrelay.store import assembly
 from tokenrelay.store.dead_letters import DeadLetter, DeadLetters
 from tokenrelay.store.redis.connection import RedisConnection
-from tokenrelay.store.redis.errors import StoreUnfitError
 from tokenrelay.v1 import generation_pb2
 
 app = typer.Typer(
@@ -117,8 +116,6 @@ async def _wait_for(connection: RedisConnection, configuration: DeadLetterSettin
         await asyncio.wait_for(connection.wait_until_ready(), configuration.redis_patience_seconds)
     except TimeoutError as error:
         raise StoreUnavailableError("Redis cannot be reached; TOKENRELAY_REDIS_URL says where it is looked for") from error
-    except StoreUnfitError as error:
-        raise StartUpError(str(error)) from error
 
 
 def _attempts(letter: DeadLetter) -> int:

@@ -18,13 +18,11 @@ from gateway.settings import GatewaySettings
 from tokenrelay import metrics, telemetry
 from tokenrelay.errors import DrainingError
 from tokenrelay.http_endpoint import HttpEndpoint
-from tokenrelay.lifecycle import StartUpError
 from tokenrelay.serving import server
 from tokenrelay.serving.chain import Chain
 from tokenrelay.store import assembly
 from tokenrelay.store.feed import Feed
 from tokenrelay.store.reaper import Reaper
-from tokenrelay.store.redis.errors import StoreUnfitError
 from tokenrelay.store.worker_directory import WorkerDirectory
 from tokenrelay.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
 
@@ -124,10 +122,7 @@ class GatewayApplication:
         return None if self._directory.store_answers else "redis does not answer"
 
     async def _wait_for_store(self) -> None:
-        try:
-            await self._store.connection.wait_until_ready()
-        except StoreUnfitError as error:
-            raise StartUpError(str(error)) from error
+        await self._store.connection.wait_until_ready()
         await self._directory.refresh()
         self._server.set_serving(self._directory.store_answers)
 

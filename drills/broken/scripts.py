@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import sha1
 
 from tokenrelay.store.redis.connection import RedisConnection
@@ -42,7 +41,7 @@ def alter(**replacements: Sequence[Replacement]) -> None:
         # they are to be broken by a fault, and in peace to work.
         await become_ready(self)
         for one in altered.values():
-            await self._once(partial(self._commands.script_load, one.script.source))
+            await self.command("SCRIPT", "LOAD", one.script.source)
 
     NamedScript.load = classmethod(load_altered)  # type: ignore[method-assign, assignment]
     RedisConnection.wait_until_ready = become_ready_with_them  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.asyncio import Redis
 
 from deploy.local import redis_server
 from engine_service.engines.simulated.simulation import expected_tokens, text_of
@@ -202,11 +203,10 @@ async def test_streams_wait_for_redis_and_go_on(own_redis: RedisServer) -> None:
         check_whole(wanted, events, attempts=1)
 
 
-async def test_lost_feed_messages_are_read_from_the_log(served: Served) -> None:
+async def test_lost_feed_messages_are_read_from_the_log(served: Served, client: Redis) -> None:
     wanted = spec(max_tokens=1500)
     call = served.stub.GenerateStream(s.GenerateStreamRequest(spec=wanted))
     events = await until(call, 100)
-    client = served.worker.application._store.connection._commands
     for goal in (500, 1000):
         await client.client_kill_filter(_type="pubsub")
         events += await until(call, goal)
@@ -295,10 +295,10 @@ async def test_a_draining_engine_is_asked_once(stack: Stack) -> None:
     assert tokens(events) == list(expected_tokens(spec("waits")))
 
 
-async def test_flushed_data_ends_open_streams_with_data_loss(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_flushed_data_ends_open_streams_with_data_loss(served: Served, client: Redis) -> None:
     call = served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)))
     await started(call)
-    await served.worker.application._store.connection._commands.flushall()
+    await client.flushall()
     await served.gateway.application._feed.renew_once()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(call)

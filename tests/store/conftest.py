@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
 
 from tokenrelay.metrics import ReaperMetrics
 from tokenrelay.store import keys
@@ -37,6 +38,7 @@ class Bench:
     """The store, with what a gateway and a worker do to it as one call each."""
 
     store: Store
+    client: Redis  # another client of the same server
     nonces: int = field(default=0)
 
     async def submit(self, *, gateway: str | None = None, lease_ms: int = 0, **changes: object) -> str:
@@ -82,7 +84,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(connection: RedisConnection) -> Bench:
+async def bench(connection: RedisConnection, client: Redis) -> Bench:
     store = assemble(connection, StoreLimits(lease_ms=200, retention_ms=60_000))
     await store.queue.prepare(MODEL)
-    return Bench(store)
+    return Bench(store, client)

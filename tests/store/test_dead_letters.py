@@ -182,7 +182,7 @@ async def test_a_dead_letter_is_written_when_redis_is_full(bench: Bench, letters
     await bench.submit()
     await engine_died(bench, await bench.take())
     claim = await bench.take()
-    client = bench.store.connection._commands
+    client = bench.client
     try:
         await client.config_set("maxmemory", 1)
         assert await engine_died(bench, claim) is Outcome.DEAD
@@ -193,7 +193,7 @@ async def test_a_dead_letter_is_written_when_redis_is_full(bench: Bench, letters
 
 async def test_dead_letters_outlive_their_generation(bench: Bench, letters: DeadLetters) -> None:
     generation_id = await dead(bench)
-    client = bench.store.connection._commands
+    client = bench.client
     await client.delete(keys.record(generation_id, 0), keys.log(generation_id, 0))
     assert await client.ttl(keys.dead(MODEL, 0)) == -1
     assert (await letters.find(generation_id)).content.spec == b"spec"
@@ -286,7 +286,7 @@ async def test_a_history_of_the_version_before_can_be_read(bench: Bench) -> None
     generation_id = await bench.submit()
     claim = await bench.take("w1")
     await bench.append(claim, 0, 2)
-    client = bench.store.connection._commands
+    client = bench.client
     await client.hset(keys.record(generation_id, 0), "history", "10,11;20,21;")
     await bench.store.attempts.requeue(MODEL, [Requeue(generation_id, claim.fence)])
     lost = (await bench.take("w2")).record.lost_attempts

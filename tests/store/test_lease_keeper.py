@@ -15,7 +15,7 @@ LEASE, HUNG_AFTER = 1.0, 3.0  # seconds
 
 async def test_a_busy_loop_keeps_its_leases_and_a_hung_one_does_not(bench: Bench, redis: RedisServer) -> None:
     store = assemble(bench.store.connection, StoreLimits(lease_ms=round(LEASE * 1000)))
-    worker = Bench(store)
+    worker = Bench(store, bench.client)
     generation_id = await worker.submit()
     claim = await worker.take()
     connection = ThreadConnection(redis.url)

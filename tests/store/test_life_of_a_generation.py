@@ -52,7 +52,7 @@ async def test_leaves_nothing_behind_but_what_expires(bench: Bench) -> None:
     claim = await bench.take()
     await bench.append(claim, 0, 1)
     await bench.finish(claim, 1)
-    client = bench.store.connection._commands
+    client = bench.client
     for name in (
         keys.record(generation_id, 0),
         keys.log(generation_id, 0),
@@ -68,7 +68,7 @@ async def test_leaves_nothing_behind_but_what_expires(bench: Bench) -> None:
 
 async def test_nothing_expires_before_it_is_finished(bench: Bench) -> None:
     generation_id = await bench.submit(idempotency_key="k")
-    client = bench.store.connection._commands
+    client = bench.client
     claim = await bench.take()
     await bench.append(claim, 0, 1)
     assert await client.pttl(keys.record(generation_id, 0)) == -1
@@ -106,7 +106,7 @@ async def test_the_queue_is_bounded_in_generations_and_in_bytes(bench: Bench) ->
 
 async def test_nothing_is_accepted_above_the_memory_watermark_but_the_accepted_finishes(bench: Bench) -> None:
     generation_id = await bench.submit()
-    client = bench.store.connection._commands
+    client = bench.client
     used = (await client.info("memory"))["used_memory"]
     try:
         await client.config_set("maxmemory", used)
@@ -122,7 +122,7 @@ async def test_nothing_is_accepted_above_the_memory_watermark_but_the_accepted_f
 
 
 async def test_a_queue_that_is_there_needs_no_memory(bench: Bench) -> None:
-    client = bench.store.connection._commands
+    client = bench.client
     try:
         await client.config_set("maxmemory", 1)
         await bench.store.queue.prepare(MODEL)
@@ -131,8 +131,8 @@ async def test_a_queue_that_is_there_needs_no_memory(bench: Bench) -> None:
 
 
 async def test_a_thousand_calls_share_a_few_connections(bench: Bench) -> None:
-    client = bench.store.connection._commands
-    await asyncio.gather(*(bench.store.connection._once(client.time) for _ in range(1000)))
+    client = bench.client
+    await asyncio.gather(*(bench.store.connection.command("TIME") for _ in range(1000)))
     assert len(await client.client_list()) < 100
 
 
@@ -427,7 +427,7 @@ async def test_the_oldest_finished_go_early_when_memory_is_short(bench: Bench, k
         claim = await bench.take()
         await bench.append(claim, 0, 1, "x" * 20_000)
         await bench.finish(claim, 1)
-    client = bench.store.connection._commands
+    client = bench.client
     used = (await client.info("memory"))["used_memory"]
     try:
         await client.config_set("maxmemory", round(used / 0.8) - 50_000)
@@ -451,7 +451,7 @@ async def test_unknown_and_malformed_ids_are_told_alike(bench: Bench, name: str)
 
 
 async def test_a_vanished_group_is_made_again(bench: Bench) -> None:
-    await bench.store.connection._commands.flushall()
+    await bench.client.flushall()
     assert await bench.read() == []
     generation_id = await bench.submit()
     assert (await bench.take()).record.generation_id == generation_id

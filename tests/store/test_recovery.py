@@ -35,7 +35,7 @@ async def announce(bench: Bench, worker: str) -> None:
 
 async def read_long_ago(bench: Bench, worker: str) -> list[QueueEntry]:
     """Has a worker read everything, some time ago."""
-    client, entries = bench.store.connection._commands, await bench.read(worker)
+    client, entries = bench.client, await bench.read(worker)
     for entry in entries:
         stream = keys.queue(entry.queue, MODEL, 0)
         await client.xclaim(stream, keys.GROUP, worker, 0, [entry.entry], idle=60_000, justid=True)

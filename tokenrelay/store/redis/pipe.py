@@ -72,7 +72,12 @@ class RedisPipe(asyncio.Protocol):
         """
         if self.closed or self._transport.is_closing():
             raise PipeClosedError
-        self._transport.write(hiredis.pack_command(arguments))
+        packed = hiredis.pack_command(arguments)
+        try:
+            self._transport.write(packed)
+        except RuntimeError as error:
+            # uvloop's word for a connection that was reset since the look above; asyncio's loop only warns.
+            raise PipeClosedError from error
 
     def call(self, *arguments: Any) -> "asyncio.Future[Any]":
         """Sends a command; the future brings its reply, an error reply as an exception.

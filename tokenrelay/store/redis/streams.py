@@ -1,26 +1,41 @@
 """Streams and their consumer groups: what has been read, by whom, and what is there."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
-from redis.exceptions import ResponseError
+from tokenrelay.store.redis.errors import NoSuchGroupError, UnexpectedReplyError
 
-from tokenrelay.store.redis.errors import NoSuchGroupError
-
-if TYPE_CHECKING:
-    from tokenrelay.store.redis.connection import RedisConnection
-
+GROUP_BEGINS_AT = "0"  # a new group reads all that is there; `$` would pass over what was added before it
 BLOCK_MARGIN = 5.0  # seconds that a blocking read waits longer than Redis blocks
 PENDING_PAGE = 200  # pending entries looked at in one go
 
+Entry: TypeAlias = tuple[str, Mapping[bytes, bytes]]  # an entry's id and its fields
+Send: TypeAlias = Callable[..., Awaitable[Any]]
+
+
+class SendSeveral(Protocol):
+    """Sends commands over one round trip."""
+
+    async def __call__(self, several: Sequence[Sequence[Any]], /) -> list[Any]: ...
+
 
 class Streams:
-    """The streams of one Redis. Errors are those of RedisConnection unless a method names others."""
+    """The streams of one Redis. Errors are those of RedisConnection unless a method names others.
 
-    def __init__(self, connection: "RedisConnection") -> None:
-        self._redis = connection
+    Args:
+        command: sends a command that may be repeated.
+        commands: the same for several.
+        read: sends a command that may block, once, with seconds after which it is given up.
+        block: seconds for which a blocking read blocks.
+    """
+
+    def __init__(
+        self, command: Send, commands: SendSeveral, read: Callable[[Sequence[Any], float], Awaitable[Any]], block: float
+    ) -> None:
+        self._command = command
+        self._commands = commands
+        self._read = read
+        self._block = block
 
     async def ensure_group(self, stream: str, group: str) -> None:
         """Creates a stream's consumer group at its beginning, so that no entry is passed over, unless it is there.
@@ -31,17 +46,17 @@ class Streams:
         if await self._group(stream, group) is not None:
             return  # when Redis is out of memory it would refuse even to say so
         try:
-            await self._redis._retried(lambda: self._redis._commands.xgroup_create(stream, group, id="0", mkstream=True))
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
+            await self._command("XGROUP", "CREATE", stream, group, GROUP_BEGINS_AT, "MKSTREAM")
+        except UnexpectedReplyError as error:
+            if not str(error.__cause__).startswith("BUSYGROUP"):
+                raise  # another process has not just made it
 
-    async def _group(self, stream: str, group: str) -> Mapping[str, Any] | None:
+    async def _group(self, stream: str, group: str) -> Mapping[bytes, Any] | None:
         try:
-            groups = await self._redis._retried(lambda: self._redis._commands.xinfo_groups(stream))
-        except ResponseError:
+            groups = await self._command("XINFO", "GROUPS", stream)
+        except NoSuchGroupError:
             return None  # there is no such stream
-        return next((found for found in groups if found["name"] == group.encode()), None)
+        return next((found for found in groups if found[b"name"] == group.encode()), None)
 
     async def read_group(
         self, group: str, consumer: str, streams: Sequence[str], count: int, *, block: bool
@@ -55,64 +70,71 @@ class Streams:
             NoSuchGroupError: a stream or its group has vanished.
             StoreUnavailableError: Redis is away. Entries may have been handed to the consumer all the same.
         """
-        blocking = ("BLOCK", round(self._redis._block * 1000)) if block else ()
+        found: list[tuple[str, str, Mapping[bytes, bytes]]] = []
+        # One stream at a time: COUNT holds for each stream of a call, so two streams would give twice as many.
+        for stream in streams:
+            if len(found) < count:
+                found += await self._read_new(group, consumer, [stream], count - len(found), block=False)
+        if found or not block:
+            return found
+        # Blocked on all of them, Redis answers with the one that gets an entry first.
+        return await self._read_new(group, consumer, streams, count, block=True)
+
+    async def _read_new(
+        self, group: str, consumer: str, streams: Sequence[str], count: int, *, block: bool
+    ) -> list[tuple[str, str, Mapping[bytes, bytes]]]:
+        blocking = ("BLOCK", round(self._block * 1000)) if block else ()
         command = ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *blocking)
-        reply = await self._redis._now(
-            lambda: self._redis._blocking.call(*command, "STREAMS", *streams, *(">" for _ in streams)),
-            self._redis._block + BLOCK_MARGIN,
-        )
+        reply = await self._read([*command, "STREAMS", *streams, *(">" for _ in streams)], self._block + BLOCK_MARGIN)
         return [
-            (stream.decode(), entry.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
-            for stream, entries in (reply or {}).items()
-            for entry, fields in entries
+            (stream.decode(), *_entry(entry, fields)) for stream, entries in (reply or {}).items() for entry, fields in entries
         ]
 
-    async def range(self, stream: str, after: str, count: int) -> list[tuple[str, Mapping[bytes, bytes]]]:
+    async def range(self, stream: str, after: str, count: int) -> list[Entry]:
         """Reads entries of a stream after an entry id."""
-        reply = await self._redis._retried(lambda: self._redis._commands.xrange(stream, min=f"({after}", count=count))
-        return [(entry.decode(), fields) for entry, fields in reply]
+        reply = await self._command("XRANGE", stream, f"({after}", "+", "COUNT", count)
+        return [_entry(*one) for one in reply]
 
     async def first_unread(self, stream: str, group: str) -> str | None:
         """Returns the id of a stream's first entry that no consumer of a group has read; None if there is none."""
         found = await self._group(stream, group)
-        unread = await self.range(stream, found["last-delivered-id"].decode(), 1) if found else []
+        unread = await self.range(stream, found[b"last-delivered-id"].decode(), 1) if found else []
         return unread[0][0] if unread else None
 
     async def consumers(self, stream: str, group: str) -> list[tuple[str, int]]:
-        """Returns a group's consumers, each with how many entries hang on it; empty if there is no such group."""
+        """Returns a group's consumers, each with how many pending entries it has; empty if there is no such group."""
         try:
-            found = await self._redis._retried(lambda: self._redis._commands.xinfo_consumers(stream, group))
-        except (ResponseError, NoSuchGroupError):
+            found = await self._command("XINFO", "CONSUMERS", stream, group)
+        except NoSuchGroupError:
             return []
-        return [(consumer["name"].decode(), consumer["pending"]) for consumer in found]
+        return [(consumer[b"name"].decode(), consumer[b"pending"]) for consumer in found]
 
-    async def pending(self, stream: str, group: str, consumer: str, idle_ms: int) -> list[tuple[str, Mapping[bytes, bytes]]]:
-        """Returns entries that hang on a consumer for some time, without those whose content is gone."""
-        entries: list[tuple[str, Mapping[bytes, bytes]]] = []
+    async def pending(self, stream: str, group: str, consumer: str, idle_ms: int) -> list[Entry]:
+        """Returns entries that have been pending with a consumer for some time, without those whose content is gone.
+
+        Empty if there is no such group: it may vanish between two looks.
+        """
+        entries: list[Entry] = []
         begin = "-"
         while True:
-            page = await self._redis._retried(partial(self._pending_page, stream, group, consumer, idle_ms, begin))
-            names = [one["message_id"] for one in page]
-            found = await self._redis._retried(partial(self._entries, stream, names))
-            entries += [(entry.decode(), fields) for (entry, fields) in chain.from_iterable(found)]
+            command = ("XPENDING", stream, group, "IDLE", idle_ms, begin, "+", PENDING_PAGE, consumer)
+            try:
+                page = await self._command(*command)
+            except NoSuchGroupError:
+                return entries
+            names = [one[0] for one in page]
+            if names:
+                found = await self._commands([("XRANGE", stream, name, name) for name in names])
+                entries += [_entry(*one) for few in found for one in few]
             if len(page) < PENDING_PAGE:
                 return entries
             begin = f"({names[-1].decode()}"
 
-    async def _pending_page(self, stream: str, group: str, consumer: str, idle_ms: int, begin: str) -> Any:
-        return await self._redis._commands.xpending_range(
-            stream, group, min=begin, max="+", count=PENDING_PAGE, consumername=consumer, idle=idle_ms
-        )
-
-    async def _entries(self, stream: str, names: Sequence[bytes]) -> list[Any]:
-        async with self._redis._commands.pipeline(transaction=False) as pipeline:
-            for name in names:
-                pipeline.xrange(stream, name, name)
-            found: list[Any] = await pipeline.execute()
-            return found
-
     async def newer(self, positions: Mapping[str, str]) -> set[str]:
         """Returns which of some streams have entries after a position."""
-        reply = await self._redis._retried(lambda: self._redis._commands.xread(cast("dict[Any, Any]", positions), count=1))
-        found = reply.keys() if isinstance(reply, dict) else [stream for stream, _ in reply or []]
-        return {stream.decode() for stream in found}
+        reply = await self._command("XREAD", "COUNT", 1, "STREAMS", *positions.keys(), *positions.values())
+        return {stream.decode() for stream in reply or {}}
+
+
+def _entry(entry: bytes, fields: Sequence[bytes]) -> Entry:
+    return entry.decode(), dict(zip(fields[::2], fields[1::2], strict=True))

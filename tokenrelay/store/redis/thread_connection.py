@@ -38,6 +38,8 @@ class ThreadConnection:
             except NoScriptError:
                 self._redis.eval(script.source, 1, prefix, *arguments)
         except RedisError as error:
+            # Closed, so that the next call looks for the primary anew: this one may have been demoted.
+            self._redis.connection_pool.disconnect()
             raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0) from error
 
     def close(self) -> None:
