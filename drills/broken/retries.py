@@ -1,6 +1,6 @@
 """redis-py repeats by itself what got no answer, and an append that comes twice is appended twice."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import redis.asyncio
@@ -21,8 +21,12 @@ def install() -> None:
         clients[self] = redis.asyncio.Redis.from_url(url, protocol=3)
         assert clients[self].get_retry().get_retries() > 0  # type: ignore[union-attr]
 
-    async def once(self: RedisConnection, call: Callable[[], Awaitable[Any]], _: float | None) -> Any:
-        return await self.attempt(call, ANSWER_TIMEOUT)
+    async def repeated_by_redis_py(
+        self: RedisConnection, calls: Sequence[ScriptCall], patience: float | None = None
+    ) -> list[Reply]:
+        # Not by us, so that what comes twice is redis-py's doing.
+        replies: list[Reply] = await self.attempt(lambda: through_redis_py(self, calls), ANSWER_TIMEOUT)
+        return replies
 
     async def through_redis_py(self: RedisConnection, calls: Sequence[ScriptCall]) -> list[Reply]:
         client = clients[self]
@@ -36,7 +40,5 @@ def install() -> None:
         return [Reply(int(reply[0]), reply[1:]) for reply in replies]
 
     RedisConnection.__init__ = begin_with_redis_py  # type: ignore[method-assign]
-    RedisConnection._evaluate = through_redis_py  # type: ignore[method-assign]
-    # Ours are off, so that what comes twice is redis-py's doing.
-    RedisConnection._repeated = once  # type: ignore[method-assign, assignment]
+    RedisConnection.run_together = repeated_by_redis_py  # type: ignore[method-assign]
     scripts.alter(append=[scripts.APPEND_AT_THE_END], finish=[scripts.FINISH_ANYWHERE])

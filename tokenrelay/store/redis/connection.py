@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, InvalidResponse, NoScriptError, RedisError, ResponseError
 
 from tokenrelay.backoff import Backoff
 from tokenrelay.clock import PeerClock
@@ -86,6 +86,8 @@ class RedisConnection:
             pipe = await self._scripts.get()
         except AuthenticationError:
             raise errors.StoreUnfitError("TOKENRELAY_REDIS_URL: redis refuses the user name or password") from None
+        except InvalidResponse:
+            raise errors.StoreUnfitError("TOKENRELAY_REDIS_URL: what answers there does not speak Redis' protocol") from None
         except RedisError as error:
             known = errors.known_of(error)
             if isinstance(error, ResponseError) and known.meaning in {errors.Meaning.UNEXPECTED, errors.Meaning.REFUSED}:
@@ -184,7 +186,7 @@ class RedisConnection:
             StoreUnavailableError, StoreFullError: as run.
         """
         if self._closed:
-            raise errors.away("this process is stopping")
+            raise errors.away(errors.STOPPING)
         try:
             async with asyncio.timeout(timeout):
                 return await call()

@@ -100,6 +100,9 @@ UNKNOWN = Known(Meaning.UNEXPECTED, "internal error: Redis gave an answer that w
 AWAY = Known(Meaning.NOT_NOW, "Redis cannot be reached")
 
 
+STOPPING = "this process is stopping"
+
+
 def code_of(error: ResponseError) -> str:
     """Returns an error reply's code, also of one that a script got; ERR if it has none of its own."""
     text = str(error)

@@ -9,6 +9,7 @@ import structlog
 from redis._parsers.base import BaseParser
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from tokenrelay.store.redis import errors
@@ -44,7 +45,7 @@ class Link:
         except (ValueError, TypeError, RedisError):
             raise errors.StoreUnfitError(WRONG_URL) from None  # their texts may quote a part of the password
         if int(protocol) != 3:
-            raise errors.StoreUnfitError("TOKENRELAY_REDIS_URL: protocol=3 is needed, and is the default")
+            raise errors.StoreUnfitError("TOKENRELAY_REDIS_URL: protocol=3 is needed, and is the default") from None
         self.greeting: dict[bytes, Any] = {}
         self._pipes: set[RedisPipe] = set()
         self._closed = False
@@ -73,7 +74,7 @@ class Link:
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
-            raise errors.away("this process is stopping")
+            raise errors.away(errors.STOPPING)
 
     async def _connected(self) -> Any:
         opened: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
@@ -85,6 +86,12 @@ class Link:
             if "closed" not in str(error):
                 raise
             raise errors.away() from error
+        except RedisConnectionError as error:
+            # redis-py hides in it what the server said to the greeting, and whether it is worth another try.
+            await opened.disconnect(nowait=True)
+            if isinstance(error.__cause__, RedisError):
+                raise error.__cause__ from None
+            raise
         except BaseException:
             # A greeting that is cut off by the timeout leaves the socket open, and nobody else knows of it.
             await opened.disconnect(nowait=True)

@@ -44,7 +44,7 @@ async def messages(attempt: Attempt, open_pipe: OpenPipe, channel: str) -> Async
                 told = ""
                 yield some
         except StoreUnavailableError as error:
-            if error.message != told:
+            if error.message not in {told, errors.STOPPING}:
                 log.warning("the subscription is broken", channel=channel, reason=error.message)
                 told = error.message
         await asyncio.sleep(backoff.next_delay())
