@@ -1,8 +1,8 @@
-"""Frames: what the engine's steps gave for many generations at once, merged for as long as the worker is behind.
+"""Frames: the output of the engine's steps for many generations at once, merged while the worker is behind.
 
-A frame leaves as soon as there is something to send and fewer than the allowed number wait for acknowledgement. Until
-then tokens of the same choice are merged, so the busier the path, the bigger the frames; a lone stream waits for nothing.
-After a frame of several streams the next one is gathered for a while; see pace.py.
+A frame is sent as soon as it has content and fewer than the allowed number of frames are unacknowledged. Until then the
+tokens of each choice are merged, so that a busier path sends larger frames; a lone stream waits for nothing. After a frame
+of several streams, the next one is delayed a little; see pace.py.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ Outcome: TypeAlias = engine_service_pb2.EngineSummary | status_pb2.Status
 
 @dataclass(slots=True)
 class _Waiting:
-    """What waits of one choice."""
+    """Tokens of one choice that are not sent yet."""
 
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -91,6 +91,7 @@ class Frames:
 
     def acknowledge(self, frame: int) -> None:
         """Notes that the frames up to a number are in the log."""
+        # Only the newest acknowledged frame says how busy the path is; a worker may acknowledge several at once.
         rest = 0.0
         while self._under_way and self._under_way[0][0] <= frame:
             _, sent, outputs = self._under_way.popleft()
@@ -124,6 +125,7 @@ class Frames:
         while not self._may_leave():
             if self._closed:
                 return None
+            # Cleared before the wait and after the look, with no await between: a wake-up in between would be lost.
             self._wake.clear()
             await self._wake.wait()
         return self._take()

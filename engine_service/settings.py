@@ -16,7 +16,10 @@ class EngineSettings(ServerSettings):
     engine: Literal["vllm", "simulated"] = Field("vllm", description="what generates; simulated computes no model")
     model: str = Field("models/demo", description="a local folder or a hub name; for simulated, any name")
     model_name: str | None = Field(None, description="what clients call it; unset: the folder's or hub's name")
-    vllm_args: str = Field("", description="any arguments of vLLM's engine, as on its command line")
+    vllm_args: str = Field(
+        "",
+        description="any arguments of vLLM's engine, as on its command line; its grammar backend is xgrammar unless named here",
+    )
     engine_core_cpus: str | None = Field(
         None,
         pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$",

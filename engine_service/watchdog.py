@@ -1,7 +1,7 @@
 """Ends a process whose engine hangs: generations are open, and for a long time no token has come.
 
-It runs on a thread, since what hangs may be the event loop. Nothing can be tidied up then; vLLM's own processes die with
-this one, workers hand back what they had here, and a supervisor starts it anew.
+It runs on a thread, because the event loop itself may hang. Nothing can be tidied up then: vLLM's own processes die with
+this one, workers requeue the generations that ran here, and a supervisor restarts the service.
 """
 
 import os
@@ -17,7 +17,11 @@ LOOKS = 10  # within the limit
 
 
 class Progress:
-    """What is open in the engine, and when it last got on. Written by the event loop, read by the watchdog."""
+    """How many generations are open, and when the last token came.
+
+    Written by the event loop and read by the watchdog's thread without a lock: each value is replaced in one step, and a look
+    that sees one of them a moment late is corrected by the next.
+    """
 
     def __init__(self) -> None:
         self._open = 0

@@ -17,6 +17,8 @@ def of_tokens(token_ids: Any, logprobs: Any) -> list[generation_pb2.TokenLogprob
 
 def of_prompt(output: RequestOutput) -> list[generation_pb2.TokenLogprobs]:
     """Returns one entry per token of the prompt; the first one, which follows nothing, is empty."""
+    if not output.prompt_logprobs:
+        return []
     return of_tokens(output.prompt_token_ids or (), output.prompt_logprobs)
 
 
