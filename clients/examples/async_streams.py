@@ -1,4 +1,4 @@
-"""Several answers at once, in one event loop: `python -m clients.examples.async_streams [host:port]`."""
+"""Several answers at once, in one event loop: `python -m tokenrelay.client.examples.async_streams [host:port]`."""
 
 import asyncio
 import sys

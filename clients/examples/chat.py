@@ -1,4 +1,4 @@
-"""A conversation by the model's chat template: `python -m clients.examples.chat [host:port]`."""
+"""A conversation by the model's chat template: `python -m tokenrelay.client.examples.chat [host:port]`."""
 
 import sys
 

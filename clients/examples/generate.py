@@ -1,4 +1,4 @@
-"""A whole answer, with what it took: `python -m clients.examples.generate [host:port]`."""
+"""A whole answer, with what it took: `python -m tokenrelay.client.examples.generate [host:port]`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a refusal looks like, and a cancel: `python -m clients.examples.handle_errors [host:port]`."""
+"""What a refusal looks like, and a cancel: `python -m tokenrelay.client.examples.handle_errors [host:port]`."""
 
 import sys
 

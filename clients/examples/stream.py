@@ -1,4 +1,4 @@
-"""An answer as it comes: `python -m clients.examples.stream [host:port]`."""
+"""An answer as it comes: `python -m tokenrelay.client.examples.stream [host:port]`."""
 
 import sys
 

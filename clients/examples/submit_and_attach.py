@@ -1,4 +1,4 @@
-"""A generation that needs nobody to wait for it, read twice: `python -m clients.examples.submit_and_attach [host:port]`."""
+"""A generation that runs by itself, read twice: `python -m tokenrelay.client.examples.submit_and_attach [host:port]`."""
 
 import sys
 

@@ -150,7 +150,7 @@ async def test_the_command_line_tells_errors(simulated_stack: LocalStack) -> Non
 @pytest.mark.parametrize("name", EXAMPLES)
 async def test_every_example_runs(simulated_stack: LocalStack, name: str) -> None:
     python = str(local_stack.ROOT / ".venv/bin/python")
-    code, out, err = await run(python, "-m", f"clients.examples.{name}", ",".join(simulated_stack.targets))
+    code, out, err = await run(python, "-m", f"tokenrelay.client.examples.{name}", ",".join(simulated_stack.targets))
     assert code == 0, err
     assert out.strip()
 
