@@ -139,7 +139,7 @@ class StartGeneration(_message.Message):
     spec: _builtins.bytes
     """A serialized tokenrelay.v1.GenerationSpec, forwarded as the gateway stored it."""
     traceparent: _builtins.str
-    """The W3C traceparent of the worker's span. Empty if it is not traced."""
+    """The W3C traceparent of the worker's span, and on a second line the tracestate, if there is one. Empty if it is not traced."""
     @_builtins.property
     def emitted(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmittedChoice]:
         """What earlier attempts have emitted, by index. Empty at the first attempt."""

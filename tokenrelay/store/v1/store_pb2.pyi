@@ -42,7 +42,7 @@ class Job(_message.Message):
     enqueue_at_us: _builtins.int
     """When the gateway began to store the job."""
     traceparent: _builtins.str
-    """The W3C traceparent of the gateway's enqueue span. Empty if it is not traced."""
+    """The W3C traceparent of the gateway's enqueue span, and on a second line the tracestate, if there is one. Empty if it is not traced."""
     trace_id: _builtins.str
     """The trace's id in hexadecimal. Empty if it is not traced."""
     def __init__(
