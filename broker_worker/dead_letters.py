@@ -13,7 +13,7 @@ from rich.console import Console
 from broker_worker.settings import DeadLetterSettings
 from tokenrelay import logs, settings
 from tokenrelay.errors import StoreUnavailableError, TokenrelayError
-from tokenrelay.lifecycle import StartUpError
+from tokenrelay.start_up import StartUpError
 from tokenrelay.store import assembly
 from tokenrelay.store.dead_letters import DeadLetter, DeadLetters
 from tokenrelay.store.redis.connection import RedisConnection

@@ -4,13 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tokenrelay.settings import Seconds, StoreSettings
+from tokenrelay.setting_types import Address, Seconds, TransportSeconds
+from tokenrelay.settings import StoreSettings
 
 
 class WorkerSettings(StoreSettings):
     """Settings of the broker worker; the variables begin with TOKENRELAY_."""
 
-    engine_address: str = Field("127.0.0.1:50061", description="host:port of the engine service that it drives")
+    engine_address: Address = Field("127.0.0.1:50061", description="host:port of the engine service that it drives")
     worker_id: str | None = Field(
         None, pattern=r"^[\w.:-]+$", description="its name, unique among all; unset: host, process id and a random part"
     )
@@ -19,7 +20,7 @@ class WorkerSettings(StoreSettings):
         30.0, description="how long a worker that is too busy to renew its leases keeps them; then others take over"
     )
     log_content: bool = Field(False, description="whether prompts and outputs are written to its log lines and spans")
-    engine_keepalive_seconds: Seconds = Field(
+    engine_keepalive_seconds: TransportSeconds = Field(
         5.0, description="how long a silent engine connection is left without a ping, and a ping without an answer"
     )
 

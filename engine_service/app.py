@@ -14,20 +14,20 @@ from engine_service.engines.simulated.engine import SimulatedEngine
 from engine_service.servicer import EngineServicer
 from engine_service.settings import EngineSettings
 from engine_service.warm_up import warm_up
-from tokenrelay import telemetry
+from tokenrelay import setting_types, telemetry
 from tokenrelay.engine.v1 import engine_service_pb2_grpc
 from tokenrelay.http_endpoint import HttpEndpoint
-from tokenrelay.lifecycle import StartUpError
 from tokenrelay.metrics import CallMetrics, EngineMetrics, LoopMetrics, new_registry
 from tokenrelay.serving import server
 from tokenrelay.serving.chain import Chain
+from tokenrelay.start_up import StartUpError
 
 log = structlog.get_logger(__name__)
 
 SERVICES = ("tokenrelay.engine.v1.EngineService",)
 # A worker merges all that it starts into one message, and how much that is depends on other processes' settings. So the
 # only bound is the 2 GiB that protobuf takes.
-WORKER_MESSAGE_BYTES = (2**31 - 1) // server.MESSAGE_LIMIT_FACTOR
+WORKER_MESSAGE_BYTES = (2**31 - 1) // setting_types.MESSAGE_LIMIT_FACTOR
 DISMISS_SECONDS = 1.0  # for ending the sessions of workers whose generations did not end in time
 
 

@@ -8,7 +8,7 @@ takes turns with that one.
 import multiprocessing
 import os
 
-from tokenrelay.lifecycle import StartUpError
+from tokenrelay.start_up import SettingError
 
 
 def parse(cores: str) -> set[int]:
@@ -24,7 +24,7 @@ def keep_children_on(cores: str) -> None:
     """Binds the processes that this one has started, with all their threads.
 
     Raises:
-        StartUpError: the machine does not have these cores.
+        SettingError: the machine does not have these cores.
     """
     for process in multiprocessing.active_children():
         for thread in os.listdir(f"/proc/{process.pid}/task"):
@@ -33,4 +33,4 @@ def keep_children_on(cores: str) -> None:
             except ProcessLookupError:
                 continue  # the thread has ended meanwhile
             except OSError as error:
-                raise StartUpError(f"TOKENRELAY_ENGINE_CORE_CPUS: {cores}: {error.strerror}") from error
+                raise SettingError("TOKENRELAY_ENGINE_CORE_CPUS", f"{cores}: {error.strerror}") from error

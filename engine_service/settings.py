@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tokenrelay.settings import Count, Port, Seconds, ServerSettings
+from tokenrelay.setting_types import Count, Port, Seconds
+from tokenrelay.settings import ServerSettings
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

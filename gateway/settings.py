@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from tokenrelay.settings import Count, Port, Seconds, ServerSettings, StoreSettings
+from tokenrelay.setting_types import Count, Port, Seconds
+from tokenrelay.settings import ServerSettings, StoreSettings
 
 
 class GatewaySettings(StoreSettings, ServerSettings):

@@ -6,22 +6,17 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import structlog
 import uvloop
 
+from tokenrelay.start_up import StartUpError
+
 log = structlog.get_logger(__name__)
 
 
-class StartUpError(Exception):
-    """The process cannot start, and trying again without a change would not help. Its text is for the operator.
-
-    Attributes:
-        status: the process's exit status; 2 where the text names a wrong setting.
-    """
-
-    status: ClassVar[int] = 1
+FAILED = 1  # the exit status of an error that nobody expected; 0 is that of a process that was asked to stop
 
 
 class Application(Protocol):
@@ -57,7 +52,7 @@ async def _serve(application: Application) -> int:
         return error.status
     except Exception:
         log.exception("failed")
-        return 1
+        return FAILED
     finally:
         await application.stop()
         log.info("stopped")

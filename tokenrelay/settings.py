@@ -5,23 +5,41 @@ name in capitals after TOKENRELAY_; the tracing variables are OpenTelemetry's ow
 """
 
 import sys
-from typing import Annotated, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-PREFIX = "TOKENRELAY_"
+from tokenrelay.setting_types import (
+    Bytes,
+    Count,
+    MessageBytes,
+    OtlpEndpoint,
+    Port,
+    RedisUrl,
+    Seconds,
+    Shards,
+    Share,
+    TransportSeconds,
+)
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Port = Annotated[int, Field(ge=0, le=65535)]
+PREFIX = "TOKENRELAY_"
 
 
 class ProcessSettings(BaseSettings):
     """What every process can be told."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """Refuses bytes that are no UTF-8, which Python lets through until somebody writes the text."""
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("has bytes that are not UTF-8") from None
+        return value
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least important log line that is written"
@@ -30,14 +48,25 @@ class ProcessSettings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="where /metrics and /healthz listen")
     metrics_port: Port | None = Field(None, description="port of /metrics and /healthz; unset: none, 0: any free one")
     drain_seconds: Seconds = Field(30.0, description="how long a stopping process waits for its work")
-    otel_exporter_otlp_endpoint: str | None = Field(
+    otel_exporter_otlp_endpoint: OtlpEndpoint | None = Field(
         None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="where spans go; unset: tracing is off"
     )
-    otel_exporter_otlp_traces_endpoint: str | None = Field(
+    otel_exporter_otlp_traces_endpoint: OtlpEndpoint | None = Field(
         None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", description="the same for traces alone"
     )
     otel_exporter_otlp_protocol: Literal["grpc", "http/protobuf"] = Field(
         "grpc", validation_alias="OTEL_EXPORTER_OTLP_PROTOCOL", description="how spans are sent"
+    )
+    otel_exporter_otlp_traces_protocol: Literal["grpc", "http/protobuf"] | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        description="the same for traces alone; unset: OTEL_EXPORTER_OTLP_PROTOCOL",
+    )
+    otel_exporter_otlp_timeout: Seconds = Field(
+        10.0, validation_alias="OTEL_EXPORTER_OTLP_TIMEOUT", description="how long one export may take"
+    )
+    otel_exporter_otlp_traces_timeout: Seconds | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", description="the same for traces alone"
     )
     otel_sdk_disabled: bool = Field(False, validation_alias="OTEL_SDK_DISABLED", description="turns tracing off")
 
@@ -47,21 +76,26 @@ class ProcessSettings(BaseSettings):
         endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
         return bool(endpoint) and not self.otel_sdk_disabled
 
+    @property
+    def tracing_protocol(self) -> str:
+        """How spans are sent."""
+        return self.otel_exporter_otlp_traces_protocol or self.otel_exporter_otlp_protocol
+
 
 class ServerSettings(ProcessSettings):
     """What every gRPC server can be told."""
 
     host: str = Field("127.0.0.1", description="the address to listen on")
     reflection: bool = Field(True, description="whether grpcurl and buf curl may ask for the contract")
-    max_message_bytes: Count = Field(4 * 1024 * 1024, description="the largest request, in bytes")
-    keepalive_seconds: Seconds = Field(
+    max_message_bytes: MessageBytes = Field(4 * 1024 * 1024, description="the largest request, in bytes")
+    keepalive_seconds: TransportSeconds = Field(
         10.0, description="how long a silent connection is left without a ping, and a ping without an answer"
     )
     max_connections: Count = Field(
         10_000,
         description="connections at a time, more are closed at once; in any case 128 fewer than the file descriptors allowed",
     )
-    idle_connection_seconds: Seconds = Field(
+    idle_connection_seconds: TransportSeconds = Field(
         600.0, description="how long a connection without a call is kept; clients connect again by themselves"
     )
     max_streams_per_connection: Count = Field(
@@ -71,7 +105,7 @@ class ServerSettings(ProcessSettings):
     max_standard_calls: Count = Field(
         1000, description="the same for each method of health and reflection, which take no places from other calls"
     )
-    max_request_bytes: Count = Field(
+    max_request_bytes: Bytes = Field(
         512 * 1024 * 1024,
         description="bytes of all open calls' requests; more are refused with UNAVAILABLE and RetryInfo",
     )
@@ -82,15 +116,15 @@ class ServerSettings(ProcessSettings):
 class StoreSettings(ProcessSettings):
     """What every process that uses Redis can be told. Gateways and workers must agree on these."""
 
-    redis_url: str = Field(
+    redis_url: RedisUrl = Field(
         "redis://127.0.0.1:6379/0", description="redis:// or rediss://, with user name, password and database"
     )
     redis_patience_seconds: Seconds = Field(30.0, description="how long work waits for Redis to come back")
-    shards: Count = Field(1, description="how many hash tags the keys are spread over")
+    shards: Shards = Field(1, description="how many hash tags the keys are spread over")
     lease_seconds: Seconds = Field(5.0, description="how long a worker may go without renewing before another takes over")
     retention_seconds: Seconds = Field(3600.0, description="how long a generation stays readable after its end")
     queue_generations: Count = Field(10_000, description="how many generations may wait for a model in a shard")
-    queue_bytes: Count = Field(256 * 1024 * 1024, description="how many bytes of requests these may have")
+    queue_bytes: Bytes = Field(256 * 1024 * 1024, description="how many bytes of requests these may have")
     memory_accept_below: Share = Field(0.9, description="share of Redis' maxmemory above which new work is refused")
     memory_drop_above: Share = Field(
         0.8, description="share of Redis' maxmemory above which the oldest finished generations go early"
@@ -101,12 +135,16 @@ Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
 def load(kind: type[Settings]) -> Settings:
-    """Reads the environment; on a wrong value names its variable and ends the process with status 2."""
+    """Reads the environment; on a wrong value names its variable and ends the process with status 2.
+
+    The value itself is never shown, because it may hold a password.
+    """
     try:
         return kind()
     except ValidationError as error:
         for problem in error.errors():
-            print(f"{variable(kind, str(problem['loc'][0]))}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+            name = variable(kind, str(problem["loc"][0])) if problem["loc"] else f"{PREFIX}*"
+            print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
 
 

@@ -4,6 +4,8 @@ Without an endpoint nothing is set up and every span is a no-op. Instants are gi
 only when they are over, from the engine's or Redis' clock.
 """
 
+import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +21,12 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tokenrelay import conventions
 from tokenrelay.settings import ProcessSettings
+from tokenrelay.start_up import SettingError
 
+LAST_EXPORT_SECONDS = 2.0  # for the spans that wait when a process ends
 SPANS_WAITING = 65_536  # spans that may wait for export; more are dropped and counted by the SDK
+
+log = logging.getLogger(__name__)  # the client's command line has no structlog
 
 _propagator = TraceContextTextMapPropagator()
 Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
@@ -60,9 +66,16 @@ class Tracing:
             self.span(name, parent=parent, start_ns=start_ns, attributes=attributes).end(max(start_ns, end_ns))
 
     def shut_down(self) -> None:
-        """Exports what waits, then ends."""
-        if self.provider is not None:
-            self.provider.shutdown()
+        """Exports what waits, for a bounded time, then ends."""
+        if self.provider is None:
+            return
+        # On a thread that may be left behind: the SDK waits up to half a minute for a collector that does not answer, and
+        # the process would be as late with its exit.
+        ending = threading.Thread(target=self.provider.shutdown, name="last spans", daemon=True)
+        ending.start()
+        ending.join(LAST_EXPORT_SECONDS)
+        if ending.is_alive():
+            log.warning("the collector does not answer; the last spans are dropped")
 
 
 def set_up(service: str, instance: str, settings: ProcessSettings) -> Tracing:
@@ -72,6 +85,9 @@ def set_up(service: str, instance: str, settings: ProcessSettings) -> Tracing:
         service: becomes service.name unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise.
         instance: becomes service.instance.id.
         settings: say whether and how spans are exported.
+
+    Raises:
+        SettingError: the exporter refuses what the environment says.
     """
     if not settings.tracing:
         return Tracing(NoOpTracer())
@@ -79,16 +95,20 @@ def set_up(service: str, instance: str, settings: ProcessSettings) -> Tracing:
     from_environment = Resource.create().attributes
     if str(from_environment.get("service.name", "")).startswith("unknown_service"):
         from_environment = {name: value for name, value in from_environment.items() if name != "service.name"}
-    provider = TracerProvider(resource=Resource({**named, **from_environment}))
+    provider = TracerProvider(resource=Resource({**named, **from_environment}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(_exporter(settings), max_queue_size=SPANS_WAITING))
     return Tracing(provider.get_tracer("tokenrelay"), provider)
 
 
 def _exporter(settings: ProcessSettings) -> SpanExporter:
     """Returns the OTLP exporter of the chosen protocol; it reads the other OTEL_EXPORTER_OTLP_* variables itself."""
-    protocol = "grpc" if settings.otel_exporter_otlp_protocol == "grpc" else "http"
+    protocol = "grpc" if settings.tracing_protocol == "grpc" else "http"
     module = import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter")
-    exporter: SpanExporter = module.OTLPSpanExporter()
+    try:
+        exporter: SpanExporter = module.OTLPSpanExporter()
+    except Exception as error:
+        # Of any kind: what it raises for a compression, a certificate or a header that it does not take is its own affair.
+        raise SettingError("OTEL_EXPORTER_OTLP_*", f"the exporter refuses them: {type(error).__name__}: {error}") from error
     return exporter
 
 

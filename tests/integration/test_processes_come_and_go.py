@@ -18,7 +18,7 @@ from tests.integration.test_calls import read, reason, started, text, tokens
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Running, Stack, opened
 from tests.support.waiting import eventually
-from tokenrelay.lifecycle import StartUpError
+from tokenrelay.start_up import StartUpError
 from tokenrelay.store import worker_directory
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s

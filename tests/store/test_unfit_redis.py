@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from tests.support.redis_server import RedisServer
-from tokenrelay.lifecycle import StartUpError
+from tokenrelay.start_up import StartUpError
 from tokenrelay.store.redis import server_check
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.redis.errors import StoreUnfitError

@@ -17,7 +17,7 @@ from engine_service.settings import EngineSettings
 from tests.support.waiting import eventually
 from tokenrelay.engine.v1 import engine_service_pb2 as e
 from tokenrelay.engine.v1 import engine_service_pb2_grpc
-from tokenrelay.lifecycle import StartUpError
+from tokenrelay.start_up import StartUpError
 from tokenrelay.v1 import generation_pb2 as g
 
 LONG = g.GenerationSpec(text="x", sampling_params=g.SamplingParams(max_tokens=100_000, ignore_eos=True))

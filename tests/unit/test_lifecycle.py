@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import asyncio, sys
-from tokenrelay import lifecycle
+from tokenrelay import lifecycle, start_up
 
 class Application:
     async def start_up(self): pass
@@ -22,9 +22,13 @@ class Application:
     async def stop(self): print("closed", flush=True)
 
 class Hopeless(Application):
-    async def start_up(self): raise lifecycle.StartUpError("the port is in use")
+    async def start_up(self): raise start_up.StartUpError("the engine does not load")
 
-sys.exit(lifecycle.serve(Hopeless() if sys.argv[1] == "hopeless" else Application()))
+class Wrong(Application):
+    async def start_up(self): raise start_up.SettingError("TOKENRELAY_PORT", "the port is in use")
+
+KINDS = {"hopeless": Hopeless, "wrong": Wrong}
+sys.exit(lifecycle.serve(KINDS.get(sys.argv[1], Application)()))
 """
 
 
@@ -54,8 +58,13 @@ def test_a_signal_drains_and_a_second_one_forces(how: str) -> None:
     assert process.returncode == 0
 
 
-def test_what_cannot_start_ends_with_status_1_and_says_why() -> None:
-    with start("hopeless") as process:
+@pytest.mark.parametrize(
+    ("how", "status", "line"),
+    [("hopeless", 1, "the engine does not load"), ("wrong", 2, "TOKENRELAY_PORT: the port is in use")],
+)
+def test_what_cannot_start_says_why_in_a_line(how: str, status: int, line: str) -> None:
+    with start(how) as process:
         _, told = process.communicate()
-    assert process.returncode == 1
-    assert told.startswith("the port is in use\n")
+    assert process.returncode == status
+    assert told.startswith(line + "\n")
+    assert "Traceback" not in told

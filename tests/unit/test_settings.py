@@ -21,7 +21,7 @@ def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("TOKENRELAY_PORT", "70000", "less than or equal to 65535"),
         ("TOKENRELAY_PORT", "x", "valid integer"),
-        ("TOKENRELAY_LEASE_SECONDS", "0", "greater than 0"),
+        ("TOKENRELAY_LEASE_SECONDS", "0", "greater than or equal to 0.001"),
         ("TOKENRELAY_GATEWAY_ID", "a b", "match pattern"),
         ("TOKENRELAY_LOG_LEVEL", "loud", "'debug', 'info'"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke", "'grpc'"),

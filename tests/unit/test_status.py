@@ -5,7 +5,6 @@ from tokenrelay import errors
 from tokenrelay.errors import FieldViolation, TokenrelayError
 from tokenrelay.status import STATUS_BYTES, _subclasses, from_status, metadata_bytes, shortened, to_status
 
-
 # Other modules may refine errors for themselves; a client sees these.
 KINDS = [kind for kind in _subclasses(TokenrelayError) if kind.__module__ == errors.__name__]
 

@@ -13,13 +13,12 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenrelay import addresses
-from tokenrelay.lifecycle import StartUpError
 from tokenrelay.serving import reflection
 from tokenrelay.serving.health_servicer import HealthServicer
+from tokenrelay.setting_types import MESSAGE_LIMIT_FACTOR
 from tokenrelay.settings import ServerSettings
+from tokenrelay.start_up import SettingError
 
-# gRPC's own limit stands above ours, so that most oversized requests get our text.
-MESSAGE_LIMIT_FACTOR = 4
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Calls that have come and wait for Python to take them. Past gRPC's own 1,000, a burst of good calls, or of resets by
 # somebody else, has calls end CANCELLED at random, which no client tries again.
@@ -68,7 +67,7 @@ class GrpcServer:
             port: the port.
 
         Raises:
-            StartUpError: the address cannot be had.
+            SettingError: the address cannot be had.
         """
         address = addresses.join(host, port)
         try:
@@ -76,9 +75,9 @@ class GrpcServer:
         except RuntimeError:
             bound = 0
         if bound == 0:
-            raise StartUpError(
-                f"TOKENRELAY_HOST, TOKENRELAY_PORT: cannot listen on {address}: "
-                "the port is in use, or the address is not this machine's"
+            raise SettingError(
+                "TOKENRELAY_HOST, TOKENRELAY_PORT",
+                f"cannot listen on {address}: the port is in use, or the address is not this machine's",
             )
         await self.server.start()
         return bound
@@ -104,6 +103,7 @@ def build(settings: ServerSettings, services: Sequence[str], interceptors: Seque
     logging.getLogger(GRPC_LOGGER).addFilter(_is_worth_a_line)
     options = (
         ("grpc.so_reuseport", 0),  # else a second server would bind the same port without a word
+        # Above ours, so that most oversized requests get our text.
         ("grpc.max_receive_message_length", settings.max_message_bytes * MESSAGE_LIMIT_FACTOR),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokenrelay.errors import InternalError, StoreFullError, StoreUnavailableError, TokenrelayError
-from tokenrelay.lifecycle import StartUpError
+from tokenrelay.start_up import StartUpError
 
 RETRY_AFTER = 1.0  # seconds that a client is told to wait
 # Redis 6.2: "ERR Error running script (call to f_<sha>): @user_script:1: @user_script: 1: -READONLY You can't write …"

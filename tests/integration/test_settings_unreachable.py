@@ -1,0 +1,211 @@
+"""What a setting asks for cannot be had: status 2 and a line that names it, or waiting that says for what."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from deploy.local.settings import ROOT
+from tests.support.redis_server import RedisServer
+from tokenrelay.v1.generation_service_pb2 import GenerateRequest
+from tokenrelay.v1.generation_service_pb2_grpc import GenerationServiceStub
+
+PROCESSES = ("gateway", "broker_worker", "engine_service")
+SIMULATED = {"TOKENRELAY_ENGINE": "simulated", "TOKENRELAY_MODEL": "test", "TOKENRELAY_LOG_FORMAT": "json"}
+NOT_OURS = ("192.0.2.1", "2001:db8::1", "no such host")
+PATIENCE = 30.0  # seconds; a start takes one or two
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, **SIMULATED, "TOKENRELAY_PORT": "0", **variables}
+
+
+def run(module: str, **variables: str) -> tuple[int, str]:
+    """Returns how a process ends that cannot start, and what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(**variables),
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@contextmanager
+def running(module: str, until: str, **variables: str) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
+    """Runs a process; enters once it has said something. Yields it and the lines that it has said."""
+    with subprocess.Popen(
+        [sys.executable, "-m", module], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(**variables)
+    ) as process:
+        said, found = [], threading.Event()
+
+        def read() -> None:
+            assert process.stderr is not None
+            for line in process.stderr:
+                said.append(line)
+                if until in line:
+                    found.set()
+
+        reading = threading.Thread(target=read, daemon=True)
+        reading.start()
+        try:
+            assert found.wait(PATIENCE), "".join(said)
+            yield process, said
+        finally:
+            process.kill()
+            reading.join()
+
+
+@contextmanager
+def listening(answer: bytes = b"") -> Iterator[int]:
+    """Listens on a port; answers whatever comes with some bytes, or never."""
+    with ExitStack() as kept, socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                kept.enter_context(connection)
+                if answer:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        serving.join()
+
+
+@pytest.mark.parametrize(
+    ("module", "host"),
+    [
+        ("engine_service", "127.0.0.1"),
+        *(("gateway", host) for host in ("127.0.0.1", "192.0.2.1", "2001:db8::1", "no such host")),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_named(module: str, host: str) -> None:
+    with listening() as port:
+        status, said = run(module, TOKENRELAY_HOST=host, TOKENRELAY_PORT=str(port))
+    assert status == 2
+    # gRPC has a line of its own before.
+    assert "\nTOKENRELAY_HOST, TOKENRELAY_PORT: cannot listen on " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("module", "host"),
+    [
+        *((module, "127.0.0.1") for module in PROCESSES),
+        *(("gateway", host) for host in ("2001:db8::1", "no such host", "a" * 70)),
+    ],
+)
+def test_a_metrics_address_that_cannot_be_listened_on_is_named(module: str, host: str) -> None:
+    with listening() as port:
+        status, said = run(module, TOKENRELAY_METRICS_HOST=host, TOKENRELAY_METRICS_PORT=str(port))
+    assert status == 2
+    assert said.startswith("TOKENRELAY_METRICS_HOST, TOKENRELAY_METRICS_PORT: cannot listen on ")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("module", ["gateway", "broker_worker"])
+def test_a_redis_that_refuses_the_password_is_named(module: str, redis: RedisServer) -> None:
+    url = redis.url.replace("unix://", "unix://nobody:secret@")
+    status, said = run(module, TOKENRELAY_REDIS_URL=url)
+    assert status == 2
+    assert said.startswith("TOKENRELAY_REDIS_URL: redis refuses the user name or password")
+    assert "Traceback" not in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("module", ["gateway", "broker_worker"])
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silence", "another protocol"])
+def test_what_is_no_redis_is_waited_for_or_refused_without_a_traceback(module: str, answer: bytes) -> None:
+    with (
+        listening(answer) as port,
+        running(module, "redis", TOKENRELAY_REDIS_URL=f"redis://127.0.0.1:{port}") as (process, said),
+    ):
+        assert "waiting for redis" in said[-1] or process.wait(PATIENCE) == 2
+        assert "Traceback" not in "".join(said)
+
+
+def test_a_worker_says_that_it_waits_for_its_engine(redis: RedisServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with running(
+        "broker_worker",
+        f"127.0.0.1:{port}",
+        TOKENRELAY_REDIS_URL=redis.url,
+        TOKENRELAY_ENGINE_ADDRESS=f"127.0.0.1:{port}",
+    ) as (process, said):
+        assert process.poll() is None
+        assert "Traceback" not in "".join(said)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
+def test_a_gateway_serves_over_ipv6(redis: RedisServer, host: str) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+        metrics_port = free.getsockname()[1]
+    with running(
+        "gateway",
+        '"ready"',
+        TOKENRELAY_REDIS_URL=redis.url,
+        TOKENRELAY_HOST=host,
+        TOKENRELAY_METRICS_HOST=host,
+        TOKENRELAY_METRICS_PORT=str(metrics_port),
+    ) as (_, said):
+        (port,) = [part.split(",")[0].rstrip("}\n ") for line in said for part in line.split('"port": ')[1:]]
+        with grpc.insecure_channel(f"[::1]:{port}") as channel:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        with socket.create_connection(("::1", metrics_port), PATIENCE) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert connection.recv(12).startswith(b"HTTP/1.0 200")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+@pytest.mark.parametrize("collector", ["refused", "silent"])
+def test_a_dead_collector_delays_no_exit(redis: RedisServer, protocol: str, collector: str) -> None:
+    with listening() as silent:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = silent if collector == "silent" else closed.getsockname()[1]
+        variables = {
+            "TOKENRELAY_REDIS_URL": redis.url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": protocol,
+        }
+        with running("gateway", '"ready"', **variables) as (process, said):
+            (port,) = [int(part.split(",")[0].rstrip("}\n ")) for line in said for part in line.split('"port": ')[1:]]
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError):
+                # A call whose span waits for its export.
+                GenerationServiceStub(channel).Generate(GenerateRequest(), timeout=PATIENCE)
+            process.send_signal(signal.SIGTERM)
+            begun = time.monotonic()
+            assert process.wait(PATIENCE) == 0
+            # The two seconds that spans get, and what a busy machine adds; without a bound it takes 12 to 19 s.
+            assert time.monotonic() - begun < 9.0
+        assert "Traceback" not in "".join(said)
+
+
+def test_an_exporter_that_refuses_its_settings_is_named() -> None:
+    status, said = run(
+        "gateway",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317",
+        OTEL_EXPORTER_OTLP_COMPRESSION="smoke",
+    )
+    assert status == 2
+    assert said.startswith("OTEL_EXPORTER_OTLP_*: the exporter refuses them: ")
+    assert "Traceback" not in said
