@@ -1,5 +1,6 @@
 """redis-py repeats by itself what got no answer, and an append that comes twice is appended twice."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +15,13 @@ from tokenrelay.store.redis.scripts import Reply, ScriptCall
 
 def install() -> None:
     begin = RedisConnection.__init__
+    its_own = inspect.signature(redis.asyncio.Redis.__init__).parameters["retry"].default
+    assert its_own.get_retries() > 0
     clients: dict[RedisConnection, redis.asyncio.Redis] = {}
 
     def begin_with_redis_py(self: RedisConnection, url: str, **options: Any) -> None:
         begin(self, url, **options)
-        clients[self] = redis.asyncio.Redis.from_url(url, protocol=3)
-        assert clients[self].get_retry().get_retries() > 0  # type: ignore[union-attr]
+        clients[self] = redis.asyncio.Redis.from_url(url, protocol=3, retry=its_own)
 
     async def repeated_by_redis_py(
         self: RedisConnection, calls: Sequence[ScriptCall], patience: float | None = None

@@ -2,6 +2,7 @@
 --
 -- Arguments: model, consumer
 -- Replies {now in microseconds, how many entries are still pending on it}.
+allow_out_of_memory()
 local left = 0
 for _, queue in ipairs({'returned', 'jobs'}) do
     local key = queue_key(queue, model)
