@@ -45,9 +45,9 @@ status: ## Shows the stack's processes, and the models that it serves
 logs: ## Shows the last log lines; FOLLOW=1 goes on with new ones
 	@$(VENV)/python -m deploy.local logs
 
-test: setup-dev ## Runs lint and all tests that need no GPU
+test: setup-dev ## Runs lint and all tests that need no GPU; JOBS=2 at a time
 	@$(MAKE) --no-print-directory lint
-	@$(VENV)/pytest
+	@$(VENV)/pytest --numprocesses $(if $(call given,JOBS),$(JOBS),2) --dist loadgroup
 
 test-gpu: setup-dev ## Runs the tests that need a GPU
 	@$(VENV)/pytest -m gpu

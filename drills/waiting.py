@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 120.0  # seconds after which something counts as hung; how fast it is on a busy machine says nothing
 
 
 async def eventually(is_so: Callable[[], Awaitable[object] | object], what: str, patience: float = PATIENCE) -> None:

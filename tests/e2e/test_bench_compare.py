@@ -14,7 +14,7 @@ from tests.support.local_stack import ROOT
 
 SYSTEMS = ("tokenrelay", "vllm-http")
 CONCURRENCY, REQUESTS, TOKENS = 2, 2, 8
-PATIENCE = 250.0  # seconds; about 60 on a machine with nothing else to do
+PATIENCE = 540.0  # seconds after which it counts as hung; about 60 on a machine with nothing else to do
 
 
 def session(leader: int) -> list[str]:
@@ -30,7 +30,6 @@ def session(leader: int) -> list[str]:
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(300)
 async def test_a_comparison_measures_all_systems_and_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "compare", "--systems", ",".join(SYSTEMS), "--results", str(tmp_path)]
     size = {"rounds": 1, "concurrency": CONCURRENCY, "requests": REQUESTS, "least-requests": 1, "output-tokens": TOKENS}

@@ -12,7 +12,6 @@ SPANS = ("send", "queue wait", "process", "dispatch", "engine queue", "prefill",
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(180)
 def test_make_demo_answers_and_shows_where_the_time_went(tmp_path: object) -> None:
     done = make("demo", PORT=str(free_ports()), STATE=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,12 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.local_stack import run
 
 
-@pytest.mark.timeout(240)
 async def test_the_mixed_drill_holds_all_promises(tmp_path: Path) -> None:
     folder = tmp_path / "drill"
     status, told, problems = await run(sys.executable, "-m", "drills", "mixed", "--folder", str(folder))

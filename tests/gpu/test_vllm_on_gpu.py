@@ -11,7 +11,7 @@ from tests.support.local_stack import LocalStack
 from tests.support.waiting import eventually
 from tokenrelay.client import AsyncClient
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.gpu
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 1500, "ignore_eos": True}
 

@@ -93,4 +93,4 @@ async def test_what_a_gateway_says_itself_passes_a_proxy(served: Served) -> None
         ]
         for kind, call in refused:
             with pytest.raises(kind):
-                await asyncio.wait_for(call(), 30)
+                await asyncio.wait_for(call(), 60)

@@ -89,7 +89,9 @@ async def test_both_classes_have_one_surface() -> None:
 
 
 async def test_leaving_a_stream_early_cancels_its_generation(served: Served) -> None:
-    async with AsyncClient(served.gateway.target) as client:
+    gateway = await served.stack.add_gateway(disconnect_grace_seconds=1000.0)  # which it must not wait for
+    await served.stack.wait_until_served(gateway)
+    async with AsyncClient(gateway.target) as client:
         async with client.stream("hello", max_tokens=100_000, ignore_eos=True) as stream:
             async for _ in stream:
                 break
@@ -98,7 +100,7 @@ async def test_leaving_a_stream_early_cancels_its_generation(served: Served) -> 
     async def cancelled() -> bool:
         return await state_of(served, name) == "CANCELLED"
 
-    await eventually(cancelled, "the generation is cancelled", patience=0.9)
+    await eventually(cancelled, "the generation is cancelled")
 
 
 @pytest.fixture

@@ -382,7 +382,7 @@ async def test_what_is_read_after_the_engine_s_loss_goes_back_at_once(served: Se
         pending = sum((await store.queue.pending(MODEL, 0)).values())
         return pending == 0 and (await store.queue.age(MODEL)) > 1.5  # by then the last read has ended
 
-    await eventually(waits_unread, "it is pending on no worker", patience=5.0)
+    await eventually(waits_unread, "it is pending on no worker")
     await served.stack.add_worker(await served.stack.add_engine())
     check_whole(spec(), await bench.end_of(generation_id), attempts=1)
 

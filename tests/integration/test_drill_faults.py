@@ -28,7 +28,7 @@ from drills.faults.slow_disk import SlowDisk
 from drills.faults.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
-HOUR = 3600
+MINUTE, HOUR = 60, 3600
 OUT_OF_MEMORY = "used memory > 'maxmemory'"
 TCP_INFO_RETRANSMITS = 2  # the byte of Linux' struct tcp_info that counts the tries to send a segment again
 
@@ -201,7 +201,7 @@ class TestTcpProxy:
             client.transport.write(bytes(15_000))
         await asyncio.gather(received(one_server, bytes(15_000)), received(other_server, bytes(15_000)))
         # The first piece, of 2,000 bytes, is free.
-        assert 0.27 <= time.monotonic() - began < 3
+        assert 0.27 <= time.monotonic() - began < MINUTE
         one.transport.write(bytes(1_000_000))
         await eventually(lambda: line.proxy.to_target.waiting, "the proxy has bytes")
         await line.proxy.heal()
@@ -330,7 +330,7 @@ class RedisProcess:
         return client
 
     def client(self) -> Any:
-        client = redis.asyncio.Redis(unix_socket_path=str(self._folder / "redis.sock"), socket_timeout=20)
+        client = redis.asyncio.Redis(unix_socket_path=str(self._folder / "redis.sock"), socket_timeout=120)
         self._clients.append(client)
         return client
 
@@ -393,11 +393,11 @@ async def seconds_of(work: Awaitable[object]) -> float:
 class TestSlowDisk:
     async def test_lets_a_durable_write_last_longer(self, redis_process: RedisProcess, disk: SlowDisk) -> None:
         client = await redis_process.start(disk.environment())
-        assert await seconds_of(client.set("key", "value")) < 0.3
-        disk.set_delay(300)
-        assert await seconds_of(client.set("key", "value")) >= 0.3
+        assert await seconds_of(client.set("key", "value")) < 2
+        disk.set_delay(2000)
+        assert await seconds_of(client.set("key", "value")) >= 2
         disk.heal()
-        assert await seconds_of(client.set("key", "value")) < 0.3
+        assert await seconds_of(client.set("key", "value")) < 2
 
     async def test_ends_a_wait_when_healed(self, redis_process: RedisProcess, disk: SlowDisk) -> None:
         client = await redis_process.start(disk.environment())
@@ -417,8 +417,8 @@ class TestSlowDisk:
             f"import os, time; began = time.monotonic(); os.{call}({self.opened(tmp_path)}); print(time.monotonic() - began)"
         )
         environment = {**os.environ, **disk.environment()}
-        outcome = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True, timeout=20)
-        assert 0.1 <= float(outcome.stdout) < 3
+        outcome = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True, timeout=120)
+        assert 0.1 <= float(outcome.stdout) < MINUTE
         assert disk.delayed_calls == before + 1
 
     def opened(self, folder: Path) -> str:
@@ -428,7 +428,7 @@ class TestSlowDisk:
         disk.set_delay(HOUR * 1000)
         environment = {**disk.environment(), "SLOW_DISK_CONTROL": str(tmp_path / "missing")}
         sync = f"import os; os.fsync({self.opened(tmp_path)})"
-        subprocess.run([sys.executable, "-c", sync], env=environment, check=True, timeout=20)
+        subprocess.run([sys.executable, "-c", sync], env=environment, check=True, timeout=120)
 
     def test_says_that_there_is_no_compiler(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -539,9 +539,9 @@ class TestJumpingClock:
         now = time.time()
         differences = {name: wall - now for name, wall in seen["walls"].items()}
         # Some tell whole seconds only.
-        assert all(abs(difference - offset) < 3 for difference in differences.values()), differences
-        assert abs(seen["monotonic"] - time.monotonic()) < 3
-        assert all(0.04 < wait < 3 for wait in seen["waits"].values()), seen["waits"]
+        assert all(abs(difference - offset) < MINUTE for difference in differences.values()), differences
+        assert abs(seen["monotonic"] - time.monotonic()) < MINUTE
+        assert all(0.04 < wait < MINUTE for wait in seen["waits"].values()), seen["waits"]
 
     @pytest.mark.parametrize("jump", [HOUR, -HOUR])
     async def test_redis_goes_on_after_a_jump(self, redis_process: RedisProcess, clock: JumpingClock, jump: int) -> None:
@@ -550,8 +550,8 @@ class TestJumpingClock:
         await eventually(lambda: self.has_blocked_clients(client), "a client is blocked")
         clock.jump(jump)
         await self.redis_has_jumped(client, jump)
-        assert 0.1 <= await seconds_of(client.xread({"other": "$"}, block=100)) < 3
-        assert 0.1 <= await seconds_of(client.blpop("list", 0.1)) < 3
+        assert 0.1 <= await seconds_of(client.xread({"other": "$"}, block=100)) < MINUTE
+        assert 0.1 <= await seconds_of(client.blpop("list", 0.1)) < MINUTE
         # What was blocked over the jump: forward, its time is over; back, it is still there for what comes.
         if jump < 0:
             await client.xadd("stream", {"field": "value"})
@@ -561,7 +561,7 @@ class TestJumpingClock:
     async def redis_has_jumped(self, client: Any, jump: int) -> None:
         # Valkey asks for the wall clock once in a millisecond; in between it adds what its monotonic clock says.
         async def jumped() -> bool:
-            return abs((await client.time())[0] - time.time() - jump) < 3
+            return abs((await client.time())[0] - time.time() - jump) < MINUTE
 
         await eventually(jumped, "Redis' clock has jumped")
 
@@ -635,7 +635,7 @@ while data := connection.recv(100):
 """
 CALL = """
 import socket, sys
-print(socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20).recv(100).decode())
+print(socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=120).recv(100).decode())
 """
 
 

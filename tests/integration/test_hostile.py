@@ -37,7 +37,7 @@ from tokenrelay.serving.exchange import ClientGoneError
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 60.0  # seconds after which an answer counts as hung
 SERVICE = b"/tokenrelay.v1.GenerationService/"
 GOOD = s.GenerateRequest(spec=spec(max_tokens=2)).SerializeToString()
 INVALID, NOT_THERE, UNAVAILABLE = (

@@ -86,7 +86,7 @@ async def test_what_comes_while_the_log_is_read_is_not_slept_over(
 
     later = LogItem(1, store_pb2.LogEntry(token_count=1))
     monkeypatch.setattr(bench.store.log, "read", read_log)
-    reading = asyncio.wait_for(follower.next_items(), 5)
+    reading = asyncio.wait_for(follower.next_items(), 60)
     if what == "a failure":
         with pytest.raises(DataLossError):
             await reading

@@ -55,7 +55,7 @@ async def read_to_end(call: Any, *, acknowledge: bool = True) -> list[e.Output]:
     """Reads frames up to a generation's end."""
     outputs: list[e.Output] = []
     while not outputs or outputs[-1].WhichOneof("outcome") is None:
-        frame = await asyncio.wait_for(call.read(), 10)
+        frame = await asyncio.wait_for(call.read(), 60)
         assert frame is not grpc.aio.EOF, "the session ended before the generation did"
         outputs.extend(frame.outputs)
         if acknowledge:
@@ -65,7 +65,7 @@ async def read_to_end(call: Any, *, acknowledge: bool = True) -> list[e.Output]:
 
 async def status_of(call: Any) -> grpc.StatusCode:
     try:
-        while await asyncio.wait_for(call.read(), 10) is not grpc.aio.EOF:
+        while await asyncio.wait_for(call.read(), 60) is not grpc.aio.EOF:
             pass
         code: grpc.StatusCode = await call.code()
     except grpc.aio.AioRpcError as error:
@@ -87,7 +87,7 @@ async def test_a_worker_that_leaves_is_no_fault(stub: Any, application: EngineAp
     with capture_logs() as logs:
         call = stub.RunSession()
         await call.write(start(1, LONG))
-        assert await asyncio.wait_for(call.read(), 10) is not grpc.aio.EOF
+        assert await asyncio.wait_for(call.read(), 60) is not grpc.aio.EOF
         call.cancel()
         await eventually(lambda: not application._servicer._sessions, "the session has ended")
         call = stub.RunSession()
@@ -110,7 +110,7 @@ async def test_a_spec_that_cannot_be_read_fails_its_generation_alone(stub: Any) 
 async def test_a_session_that_opens_while_the_service_drains_is_refused(stub: Any, application: EngineApplication) -> None:
     open_one = stub.RunSession()
     await open_one.write(start(1, LONG))
-    assert await asyncio.wait_for(open_one.read(), 10) is not grpc.aio.EOF
+    assert await asyncio.wait_for(open_one.read(), 60) is not grpc.aio.EOF
     draining = asyncio.create_task(application.drain())
     await eventually(lambda: application._servicer._draining, "it drains")
     late = stub.RunSession()
@@ -118,23 +118,23 @@ async def test_a_session_that_opens_while_the_service_drains_is_refused(stub: An
     assert await status_of(late) is grpc.StatusCode.UNAVAILABLE
     await open_one.write(e.RunSessionRequest(cancelled_keys=[1], acknowledged_frame=10_000))
     assert await status_of(open_one) is grpc.StatusCode.OK, "it ended in good order"
-    await asyncio.wait_for(draining, 10)
+    await asyncio.wait_for(draining, 60)
 
 
 async def test_a_draining_service_sends_the_last_generation_s_end(stub: Any, application: EngineApplication) -> None:
     call = stub.RunSession()
     await call.write(start(1, SHORT))
-    first = await asyncio.wait_for(call.read(), 10)
+    first = await asyncio.wait_for(call.read(), 60)
     assert first.frame == 1
     (session_now,) = application._servicer._sessions
     # Unacknowledged, the first frame holds back the next ones, the one with the end among them.
-    await asyncio.wait_for(session_now.wait_until_idle(), 10)
+    await asyncio.wait_for(session_now.wait_until_idle(), 60)
     draining = asyncio.create_task(application.drain())
     await asyncio.sleep(0)
     await call.write(e.RunSessionRequest(acknowledged_frame=1))
     assert (await read_to_end(call))[-1].summary.usage.completion_tokens == 3
     assert await status_of(call) is grpc.StatusCode.OK
-    await asyncio.wait_for(draining, 10)
+    await asyncio.wait_for(draining, 60)
 
 
 async def test_a_message_of_many_starts_is_taken_however_large(stub: Any) -> None:
@@ -153,14 +153,14 @@ async def test_the_process_ends_when_its_server_has(application: EngineApplicati
     await asyncio.sleep(0)
     await application._server.server.stop(None)
     with pytest.raises(ServerEndedError):
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, 60)
 
 
 async def test_the_engine_s_death_is_the_reason_when_both_end(application: EngineApplication) -> None:
     stepping = application._engine._stepping  # type: ignore[attr-defined]
     stepping.cancel()
     with pytest.raises(EngineDeadError):
-        await asyncio.wait_for(application.run(), 30)
+        await asyncio.wait_for(application.run(), 60)
 
 
 async def test_a_run_that_is_cancelled_leaves_nothing_behind(application: EngineApplication) -> None:
@@ -224,7 +224,7 @@ async def test_each_step_of_a_generation_has_a_debug_line_with_its_id(stub: Any,
         await call.write(start(1, SHORT))
         await read_to_end(call)
         await call.write(start(2, LONG))
-        assert await asyncio.wait_for(call.read(), 10) is not grpc.aio.EOF
+        assert await asyncio.wait_for(call.read(), 60) is not grpc.aio.EOF
         await call.write(e.RunSessionRequest(cancelled_keys=[2]))
         await call.done_writing()
         await status_of(call)

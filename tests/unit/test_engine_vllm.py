@@ -98,7 +98,7 @@ async def test_an_end_that_is_no_good_end_fails_the_generation(
     assert [type(error) for error in sink.errors] == [kind]
     assert told in sink.errors[0].message
     assert [list(tokens.token_ids) for tokens in sink.emitted] == [[5]]
-    assert await asyncio.wait_for(llm.aborted.get(), 5) == ["a", "b"], "the other choice does not go on"
+    assert await asyncio.wait_for(llm.aborted.get(), 60) == ["a", "b"], "the other choice does not go on"
     assert len(sink.errors) == 1
 
 

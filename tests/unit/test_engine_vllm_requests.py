@@ -9,7 +9,7 @@ from tests.support.vllm_engine import HELLO, Answer, Engine, tokens
 from tokenrelay.engine.v1 import engine_service_pb2 as e
 from tokenrelay.v1 import generation_pb2 as g
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.vllm
 
 PART_OF_AN_EMOJI = [226, 178, 259, 240]  # a space, and three bytes of four
 STOP, LENGTH = g.FINISH_REASON_STOP, g.FINISH_REASON_LENGTH

@@ -22,7 +22,7 @@ def frames() -> Frames:
 
 
 async def take(frames: Frames) -> e.RunSessionResponse:
-    frame = await asyncio.wait_for(frames.next(), 1)
+    frame = await asyncio.wait_for(frames.next(), 60)
     assert frame is not None
     return frame
 

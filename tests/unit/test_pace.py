@@ -36,14 +36,14 @@ async def test_after_a_large_frame_the_next_one_is_gathered_and_then_leaves(monk
     frames = Frames(1, EngineMetrics(CollectorRegistry()), Progress())
     for key in range(3):
         frames.add(key, Tokens(0, "a", (1,)))
-    await asyncio.wait_for(frames.next(), 1)
+    await asyncio.wait_for(frames.next(), 60)
     frames.acknowledge(1)
     frames.add(0, Tokens(0, "b", (2,)))
     gathering = asyncio.ensure_future(frames.next())
     await asyncio.sleep(0)
     assert not gathering.done()
     frames.add(0, Tokens(0, "c", (3,)))
-    frame = await asyncio.wait_for(gathering, 1)
+    frame = await asyncio.wait_for(gathering, 60)
     assert frame is not None
     assert [output.token_count for output in frame.outputs] == [2]
     assert rests == [3]
