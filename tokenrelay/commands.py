@@ -17,7 +17,7 @@ def client() -> None:
 
 def dead_letters() -> None:
     """Runs `tokenrelay-dead-letters`."""
-    _call("broker_worker.dead_letters", "worker,cli")
+    _call("tokenrelay.admin.dead_letters", "worker,cli")
 
 
 def gateway() -> None:

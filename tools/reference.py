@@ -12,11 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from bench.compare.settings import ComparisonSettings
 from bench.run.settings import BenchSettings
-from broker_worker.settings import DeadLetterSettings, WorkerSettings
+from broker_worker.settings import WorkerSettings
 from deploy.local.settings import CommandSettings
 from engine_service.settings import EngineSettings
 from gateway.settings import GatewaySettings
 from tokenrelay import conventions, errors, metrics, settings
+from tokenrelay.admin.settings import DeadLetterSettings
 from tokenrelay.client.command_line.settings import CommandLineSettings
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.store import keys

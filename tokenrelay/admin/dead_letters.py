@@ -1,4 +1,4 @@
-"""The command for dead letters: `tokenrelay-dead-letters --help`, or `python -m broker_worker.dead_letters`."""
+"""The command for dead letters: `tokenrelay-dead-letters --help`, or `python -m tokenrelay.admin.dead_letters`."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 
-from broker_worker.settings import DeadLetterSettings
 from tokenrelay import logs, settings
+from tokenrelay.admin.settings import DeadLetterSettings
 from tokenrelay.errors import StoreUnavailableError, TokenrelayError
 from tokenrelay.start_up import StartUpError
 from tokenrelay.store import assembly
@@ -22,7 +22,7 @@ from tokenrelay.v1 import generation_pb2
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Lists, shows, requeues and drops dead letters: generations that were set aside because their engine died on them.",
+    help="Lists, shows, requeues and drops dead letters: generations that are not retried because they crashed their engine.",
 )
 out = Console(soft_wrap=True, markup=False, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False)
@@ -69,7 +69,7 @@ def show(generation_id: IdArgument, as_json: AsJson = False) -> None:
 def requeue(generation_id: IdArgument) -> None:
     """Queues the same spec as a new detached generation, prints its id, and drops the dead letter.
 
-    The new generation runs alone until its first token. If the engine dies before that, it is a dead letter at once.
+    The new generation runs alone until its first token. If the engine crashes before that, it becomes a dead letter at once.
     """
 
     async def work(letters: DeadLetters) -> None:
@@ -91,7 +91,7 @@ def drop(generation_id: IdArgument) -> None:
 
 
 def _run(work: Work) -> None:
-    """Does something with the dead letters; turns errors into a line on standard error and exit status 1."""
+    """Runs a command's work; turns errors into a line on standard error and exit status 1."""
     configuration = settings.load(DeadLetterSettings)
     logs.set_up("dead-letters", configuration)
     try:
@@ -115,7 +115,7 @@ async def _wait_for(connection: RedisConnection, configuration: DeadLetterSettin
     try:
         await asyncio.wait_for(connection.wait_until_ready(), configuration.redis_patience_seconds)
     except TimeoutError as error:
-        raise StoreUnavailableError("Redis cannot be reached; TOKENRELAY_REDIS_URL says where it is looked for") from error
+        raise StoreUnavailableError("Redis cannot be reached; check TOKENRELAY_REDIS_URL") from error
 
 
 def _attempts(letter: DeadLetter) -> int:

@@ -1,0 +1,16 @@
+"""Settings of the operators' commands."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tokenrelay.settings import Seconds, StoreSettings
+
+
+class DeadLetterSettings(StoreSettings):
+    """Settings of the dead letters command; the variables begin with TOKENRELAY_."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "error", description="the least important log line that is written"
+    )
+    redis_patience_seconds: Seconds = Field(5.0, description="how long the command waits for Redis")
