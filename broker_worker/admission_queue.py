@@ -1,11 +1,14 @@
-"""What was read from the queue and is not claimed yet, and what of it may be claimed now.
+"""The entries that wait for room in the engine, and which of them may be claimed now.
 
-A suspect, a generation that an engine has died of perhaps, runs alone until it has given a token. When nothing runs it goes
-first. Otherwise it lets others pass for a while; after that nothing more is begun until it has had the engine to itself.
+A *suspect* is a generation that was running when its engine crashed and may have caused it. It runs with nothing else on the
+engine until its first token. These rules follow, and the worker that has read the suspect applies them:
 
-Where many were suspects, for instance all that had just been taken up when an engine died, they would wait for one another's
-ends. So suspects also follow one another at each one's first token, before others join. Should the engine die of one then, it
-was not alone, and that is no verdict yet: the next time it is the first, and waits until nothing else runs.
+- While the engine is idle, suspects go first, the ones with the most crashes before the others.
+- While something else runs, a suspect lets others pass for SUSPECT_PATIENCE seconds. After that nothing more is begun until
+  the engine is idle.
+- Many suspects at once, for instance all that had just been started when an engine crashed, do not wait for one another's
+  ends: the next one begins as soon as the one before has its first token, and all others join after that. If the engine
+  crashes during this, a suspect was not alone, so the crash is no verdict on it yet; the next time it goes first.
 """
 
 import secrets
@@ -36,12 +39,12 @@ def slots_of(entry: QueueEntry, slots: int) -> int:
 
 @dataclass(frozen=True)
 class Load:
-    """What an engine has to do.
+    """How busy an engine is.
 
     Attributes:
         taken: how many of its slots are taken.
         slots: how many it has.
-        only_cleared: whether all that it has were suspects, and have given a token since.
+        only_cleared: whether all that it runs came as suspects and has its first token.
     """
 
     taken: int
@@ -51,6 +54,11 @@ class Load:
     def has_room_for(self, entry: QueueEntry) -> bool:
         """Tells whether an entry fits; a generation larger than the engine has slots waits until it is alone."""
         return self.taken == 0 or self.taken + entry.choices <= self.slots
+
+    def lets_begin(self, suspect: QueueEntry) -> bool:
+        """Tells whether a suspect may begin: on an idle engine, or after other suspects that have their first tokens."""
+        follows = self.only_cleared and suspect.engine_deaths == 1 and self.has_room_for(suspect)
+        return self.taken == 0 or follows
 
 
 class AdmissionQueue:
@@ -84,17 +92,14 @@ class AdmissionQueue:
     def add(self, entries: Iterable[QueueEntry]) -> None:
         """Takes what was read."""
         for entry in entries:
-            self._place(entry).append(Candidate(entry))
+            (self._suspects if entry.is_suspect else self._ordinary).append(Candidate(entry))
         self._sort()
 
     def put_back(self, candidates: Sequence[Candidate]) -> None:
         """Takes again what was taken and could not be claimed; it keeps its place and its nonce."""
         for candidate in reversed(candidates):
-            self._place(candidate.entry).appendleft(candidate)
+            (self._suspects if candidate.entry.is_suspect else self._ordinary).appendleft(candidate)
         self._sort()
-
-    def _place(self, entry: QueueEntry) -> deque[Candidate]:
-        return self._suspects if entry.is_suspect else self._ordinary
 
     def _sort(self) -> None:
         """Puts those first that more engines have died on; otherwise the order stays."""
@@ -114,15 +119,10 @@ class AdmissionQueue:
 
     def _next(self, load: Load) -> deque[Candidate] | None:
         """Returns where the next one is."""
-        if self._suspects and self._may_begin(self._suspects[0].entry, load):
+        if self._suspects and load.lets_begin(self._suspects[0].entry):
             return self._suspects
         may_pass = self._ordinary and not self.holds_back
         return self._ordinary if may_pass and load.has_room_for(self._ordinary[0].entry) else None
-
-    @staticmethod
-    def _may_begin(suspect: QueueEntry, load: Load) -> bool:
-        follows = load.only_cleared and suspect.engine_deaths == 1 and load.has_room_for(suspect)
-        return load.taken == 0 or follows
 
     def forget(self, entry: QueueEntry) -> None:
         """Drops a suspect that is somebody else's by now."""

@@ -1,8 +1,12 @@
-"""What a worker hands back when its engine has died: who may have been the cause, and what becomes of one that is it again."""
+"""Decides what a generation that goes back to the queue is charged with: the death of its engine, or nothing.
+
+A generation that was in a crashed engine and had produced no token there may have caused the crash. The first time it is
+requeued as a suspect. A suspect whose engine crashes again, while it ran alone, becomes a dead letter.
+"""
 
 from collections.abc import Iterable
 
-from broker_worker.execution import Execution
+from broker_worker.execution import Execution, State
 from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import DeadLetterError
@@ -11,8 +15,8 @@ from tokenrelay.store.values import Requeue
 from tokenrelay.v1 import generation_pb2
 
 REASON = (
-    "an engine died while it worked on this prompt and before it gave a token, not for the first time, and with nothing else "
-    "to do; the generation was set aside and is not tried again"
+    "the engine crashed twice on this prompt before it produced a token, the second time with nothing else running; "
+    "the generation is a dead letter and is not retried"
 )
 
 
@@ -21,10 +25,10 @@ def likeliest_first(executions: Iterable[Execution]) -> list[Execution]:
     return sorted(executions, key=lambda execution: execution.last)
 
 
-def hand_back(
+def requeue(
     execution: Execution, engine: engine_service_pb2.DescribeEngineResponse, worker_id: str, clock: PeerClock
 ) -> Requeue:
-    """Returns how a generation is handed back.
+    """Returns how a generation is requeued.
 
     Args:
         execution: of the generation.
@@ -33,12 +37,12 @@ def hand_back(
         clock: Redis'.
     """
     plain = Requeue(execution.generation_id, execution.fence)
-    if not (execution.engine_died and execution.is_unproven):
+    if execution.state is not State.STRICKEN:
         return plain
-    if not (execution.record.is_suspect and execution.alone):
+    if not (execution.record.is_suspect and execution.began_alone):
         return plain._replace(engine_died=True)
     failed = generation_pb2.GENERATION_STATE_FAILED
-    terminal = execution.bad_ending(failed, DeadLetterError(REASON), clock).terminal
+    terminal = execution.bad_finish(failed, DeadLetterError(REASON), clock).terminal
     letter = store_pb2.DeadLetter(
         generation_id=execution.generation_id,
         job=execution.record.job,

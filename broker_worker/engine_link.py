@@ -1,7 +1,8 @@
-"""The worker's line to its engine service: waits until it serves, describes it, and runs sessions."""
+"""The worker's connection to its engine service: waits until it serves, asks what it is, and opens sessions."""
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from tokenrelay.backoff import Backoff
 from tokenrelay.engine.v1 import engine_service_pb2, engine_service_pb2_grpc
 from tokenrelay.errors import EngineUnavailableError
 from tokenrelay.status import from_status
@@ -20,6 +22,8 @@ SERVICE = "tokenrelay.engine.v1.EngineService"
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 1.0  # seconds between tries
 CALL_SECONDS = 5.0  # for a health check or a description
 
+
+START_BYTES = 16 * 1024 * 1024  # of starts that go out in one message, unless a single one is larger
 
 Call = grpc.aio.StreamStreamCall  # of RunSession
 
@@ -64,7 +68,7 @@ class EngineLink:
 
     async def wait_until_serving(self) -> engine_service_pb2.DescribeEngineResponse:
         """Returns the engine's description as soon as it serves; says once what it waits for."""
-        announced, backoff = False, FIRST_BACKOFF
+        announced, backoff = False, Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
         while True:
             try:
                 if await self._check_health():
@@ -75,8 +79,7 @@ class EngineLink:
             if not announced:
                 log.warning("waiting for the engine service", address=self._address, reason=reason)
                 announced = True
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, LONGEST_BACKOFF)
+            await asyncio.sleep(backoff.next_delay())
 
     async def is_serving(self) -> bool:
         """Tells whether the engine service says that it takes generations."""
@@ -130,6 +133,8 @@ class EngineLink:
         finally:
             sending.cancel()
             call.cancel()
+            # Whatever became of it was reported by frames().
+            await asyncio.gather(sending, return_exceptions=True)
 
 
 async def _knock(address: str) -> None:
@@ -164,16 +169,23 @@ class EngineSession:
 
     def __init__(self, call: "Call[engine_service_pb2.RunSessionRequest, engine_service_pb2.RunSessionResponse]") -> None:
         self._call = call
+        self._starts: deque[engine_service_pb2.StartGeneration] = deque()
         self._commands = engine_service_pb2.RunSessionRequest()
         self._wake = asyncio.Event()
+        self._failure: Exception | None = None
 
     def start(self, generation: engine_service_pb2.StartGeneration) -> None:
         """Has a generation started."""
-        self._commands.starts.append(generation)
+        self._starts.append(generation)
         self._wake.set()
 
     def cancel(self, key: int) -> None:
         """Has a generation cancelled; nothing more comes of it once the engine has read this."""
+        for generation in self._starts:
+            if generation.key == key:
+                # It has not gone out, and sent after its cancel it would run to its end for nobody.
+                self._starts.remove(generation)
+                return
         self._commands.cancelled_keys.append(key)
         self._wake.set()
 
@@ -183,15 +195,31 @@ class EngineSession:
         self._wake.set()
 
     async def send(self) -> None:
-        """Sends what is to be said, until cancelled or the session breaks, which frames() reports."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            commands, self._commands = self._commands, engine_service_pb2.RunSessionRequest()
-            try:
-                await self._call.write(commands)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
+        """Sends commands until cancelled, or until the session breaks, which frames() reports."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._call.write(self._next_commands())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the call is over, and says why in frames()
+        except Exception as error:
+            # Without this the session would go on and nothing would reach the engine: generations that are neither started
+            # nor cancelled, with leases that are renewed for ever.
+            log.exception("commands cannot be sent to the engine service")
+            self._failure = error
+            self._call.cancel()
+
+    def _next_commands(self) -> engine_service_pb2.RunSessionRequest:
+        """Returns what is to be sent next: of the starts as many as fit into one message, and everything else."""
+        commands, self._commands = self._commands, engine_service_pb2.RunSessionRequest()
+        size = 0
+        while self._starts and (size == 0 or size + self._starts[0].ByteSize() <= START_BYTES):
+            size += self._starts[0].ByteSize()
+            commands.starts.append(self._starts.popleft())
+        if self._starts:
+            self._wake.set()
+        return commands
 
     async def frames(self) -> AsyncIterator[engine_service_pb2.RunSessionResponse]:
         """Yields frames.
@@ -204,4 +232,10 @@ class EngineSession:
                 yield frame
         except grpc.aio.AioRpcError as error:
             raise EngineLostError(f"{error.code().name}: {error.details()}") from error
+        except asyncio.CancelledError:
+            # grpc raises this where somebody waits for a call that send() has cancelled, too.
+            this_task = asyncio.current_task()
+            if self._failure is None or (this_task is not None and this_task.cancelling()):
+                raise
+            raise EngineLostError("commands could not be sent") from self._failure
         raise EngineLostError("the engine service ended the session", in_order=True)

@@ -1,10 +1,12 @@
-"""Renews leases on a thread while the event loop is too busy to do so, but not for a loop that hangs.
+"""Renews leases from a thread while the event loop is blocked.
 
-The loop renews by itself and learns from the answers what it has lost and what is to be cancelled. This thread does nothing
-as long as the loop ticks. When it is late, the thread renews in its place, so that no other worker takes over what is only
-held up; and when it has not ticked for long, the thread stops, so that what hangs is taken over.
+Normally the event loop renews its leases, and learns from the answers which generations it lost and which were cancelled. If
+the loop is late, because it is busy with something else, this thread renews in its place, so that no other worker takes over
+generations that are only delayed. If the loop has been late for longer than TOKENRELAY_LOOP_HUNG_SECONDS it counts as hung,
+and the thread stops renewing, so that other workers do take over.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,22 +26,23 @@ class LeaseKeeper:
     """The thread, from its start to its close.
 
     Args:
-        attempts: knows the script and the lease.
-        connection: the thread's own.
-        owned: what to renew, ids with fences; called on the thread.
+        store: makes the calls that renew; this class runs them.
+        connection: the thread's own, because the loop's connection needs the loop.
+        owned: returns what to renew, ids with fences; called on the thread.
         interval: seconds between renewals.
         hung_after: seconds without a tick after which the loop counts as hung.
     """
 
     def __init__(
         self,
-        attempts: Attempts,
+        *,
+        store: Attempts,
         connection: ThreadConnection,
         owned: Callable[[], Sequence[tuple[str, str]]],
         interval: float,
         hung_after: float,
     ) -> None:
-        self._attempts = attempts
+        self._store = store
         self._connection = connection
         self._owned = owned
         self._interval = interval
@@ -49,13 +52,20 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     def start(self) -> None:
-        """Begins to look after the loop."""
+        """Starts the thread."""
         self.tick()
         self._thread.start()
 
     def tick(self) -> None:
-        """Tells that the event loop runs."""
+        """Notes that the event loop runs."""
+        # A float is replaced in one step, so the thread needs no lock to read it.
         self._ticked = time.monotonic()
+
+    async def tick_on(self) -> None:
+        """Ticks as long as the event loop runs it, until cancelled."""
+        while True:
+            self.tick()
+            await asyncio.sleep(self._interval)
 
     def close(self) -> None:
         """Ends the thread."""
@@ -75,7 +85,10 @@ class LeaseKeeper:
             return
         log.warning("the event loop is late; its leases are renewed for it", seconds=round(late, 1), generations=len(owned))
         try:
-            for call in self._attempts.renewals(owned):
+            for call in self._store.renewals(owned):
                 self._connection.run(*call)
         except StoreUnavailableError:
             log.warning("redis is away; leases are not renewed")
+        except Exception:
+            # Whatever it is, the thread must live: without it, the next delay of the loop costs this worker its leases.
+            log.exception("leases are not renewed")

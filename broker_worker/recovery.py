@@ -1,19 +1,25 @@
-"""Finds queue entries that were read but will not be claimed where they are, and puts them back to the front.
+"""Finds entries that a worker has read and will not claim, and puts them back to the front of the queue.
 
-That happens when a worker dies, when Redis hands entries to a connection that breaks, and when one worker has read ahead
-while another one has room. Suspects, which run alone, are left to live workers until this one is idle, and then taken as they
-are: put back to the front, they would go to a busy worker again.
+There are three such cases:
+
+- a worker died after it had read entries;
+- Redis assigned entries to a connection that broke before they arrived;
+- a worker has read ahead while another one has room.
+
+Two kinds of entries of live workers are not requeued but adopted: they stay where they are, and whoever claims first has them.
+Suspects, which run alone, are adopted only by a worker that is idle; requeueing them could hand them to another busy worker.
+Generations whose tokens come from an engine with a certain fingerprint are adopted by workers whose engine has it; requeueing
+them could hand them to the wrong one again.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import structlog
 
-from tokenrelay.errors import StoreUnavailableError
-from tokenrelay.store.queue import Queue
-from tokenrelay.store.values import QueueEntry
+from tokenrelay.errors import TokenrelayError
+from tokenrelay.store.queue import EntryState, PendingEntry, PendingName, Queue
+from tokenrelay.store.values import Outcome, QueueEntry
 from tokenrelay.store.worker_directory import WorkerDirectory
 
 log = structlog.get_logger(__name__)
@@ -27,17 +33,20 @@ class Recovery:
     """Looks after the entries that are pending on a model's consumers.
 
     Args:
+        fingerprint: that of this worker's engine.
         knows: whether a generation is in this worker's hands.
         has_room: whether it could begin more.
         is_idle: whether it has nothing at all.
-        adopt: takes suspects that another worker has read.
+        adopt: takes entries that another worker has read.
     """
 
     def __init__(
         self,
+        *,
         worker_id: str,
         queue: Queue,
-        registry: WorkerDirectory,
+        directory: WorkerDirectory,
+        fingerprint: str,
         knows: Callable[[str], bool],
         has_room: Callable[[], bool],
         is_idle: Callable[[], bool],
@@ -45,11 +54,13 @@ class Recovery:
     ) -> None:
         self._worker_id = worker_id
         self._queue = queue
-        self._registry = registry
+        self._directory = directory
+        self._fingerprint = fingerprint
         self._knows = knows
         self._has_room = has_room
         self._is_idle = is_idle
         self._adopt = adopt
+        self._begun: dict[tuple[int, str], set[PendingName]] = {}
 
     async def run(self, model: str) -> None:
         """Looks until cancelled."""
@@ -59,24 +70,32 @@ class Recovery:
                 for shard in self._queue.shards:
                     await self.recover_once(model, shard)
                 await self.adopt_once(model)
-            except StoreUnavailableError:
-                log.warning("redis is away; nothing is recovered")
+            except TokenrelayError as error:
+                log.warning("nothing is recovered", reason=str(error))
+            except Exception:
+                # What one entry's data does to this look, it would do to the session of everything that runs.
+                log.exception("nothing is recovered")
 
     async def adopt_at_first(self, model: str) -> None:
         """Takes suspects before this worker has begun anything else: an engine that was just started is the best for them."""
-        with suppress(StoreUnavailableError):
+        try:
             await self.adopt_once(model)
+        except TokenrelayError as error:
+            log.debug("no suspects are adopted yet", reason=str(error))
 
     async def recover_once(self, model: str, shard: int) -> int:
-        """Requeues what is pending where it should not be; returns how many entries."""
-        live = await self._registry.live_workers()
+        """Requeues or adopts what is pending where it should not be; returns how many entries."""
+        live = await self._directory.live_workers()
         someone_waits = (await self._queue.depth(model)).generations > 0
         recovered = 0
-        for consumer, pending in (await self._queue.pending(model, shard)).items():
-            dead = consumer != self._worker_id and consumer not in live
-            if pending and someone_waits:
-                recovered += await self._recover_from(model, shard, consumer, dead=dead)
-            if dead:
+        pending = await self._queue.pending(model, shard)
+        for gone in [key for key in self._begun if key[0] == shard and key[1] not in pending]:
+            del self._begun[gone]
+        for consumer, entries in pending.items():
+            is_dead = consumer != self._worker_id and consumer not in live
+            if entries and someone_waits:
+                recovered += await self._recover_from(model, shard, consumer, is_dead=is_dead)
+            if is_dead:
                 await self._queue.forget_consumer(model, shard, consumer)
         return recovered
 
@@ -84,36 +103,56 @@ class Recovery:
         """Takes the suspects that other live workers have read, if this one is idle; returns how many."""
         if not self._is_idle() or (await self._queue.depth(model)).generations == 0:
             return 0
-        live = await self._registry.live_workers() - {self._worker_id}
+        live = await self._directory.live_workers() - {self._worker_id}
         found = [
-            entry
+            one.entry
             for shard in self._queue.shards
             for consumer, pending in (await self._queue.pending(model, shard)).items()
             if pending and consumer in live
-            for entry in await self._queue.pending_entries(model, shard, consumer, 0)
-            if entry.is_suspect and await self._queue.still_waits(entry)
+            for one in await self._unclaimed(model, shard, consumer, 0)
+            if one.state is EntryState.WAITING and one.entry.is_suspect and one.fingerprint in (None, self._fingerprint)
         ]
         if found:
             self._adopt(found)
-            log.info("suspects taken from busy workers", entries=len(found))
+            log.info("suspects adopted from busy workers", entries=len(found))
         return len(found)
 
-    async def _recover_from(self, model: str, shard: int, consumer: str, *, dead: bool) -> int:
+    async def _recover_from(self, model: str, shard: int, consumer: str, *, is_dead: bool) -> int:
         if consumer == self._worker_id:
             idle_ms = OWN_IDLE_MS
-        elif dead:
+        elif is_dead:
             idle_ms = 0
         elif self._has_room():
             idle_ms = OTHERS_IDLE_MS
         else:
             return 0
-        entries = await self._queue.pending_entries(model, shard, consumer, idle_ms)
-        lost = [entry for entry in entries if not self._knows(entry.generation_id)]
-        if consumer != self._worker_id and not dead:
-            lost = [entry for entry in lost if not entry.is_suspect]
-        # Those that are claimed are refused by the script; only waiting ones go back.
-        outcomes = await self._queue.requeue(model, lost) if lost else []
-        recovered = sum(outcome == "OK" for outcome in outcomes)
+        unclaimed = await self._unclaimed(model, shard, consumer, idle_ms)
+        found = [one for one in unclaimed if not self._knows(one.entry.generation_id)]
+        if consumer == self._worker_id or is_dead:
+            # The obsolete ones, too: the script takes them out, so that nothing is left that keeps a dead consumer.
+            return await self._requeue(model, consumer, [one.entry for one in found])
+        ordinary = [one for one in found if one.state is EntryState.WAITING and not one.entry.is_suspect]
+        ours = [one.entry for one in ordinary if one.fingerprint == self._fingerprint]
+        self._adopt(ours)
+        for entry in ours:
+            log.debug("entry adopted", generation_id=entry.generation_id, consumer=consumer)
+        return len(ours) + await self._requeue(model, consumer, [one.entry for one in ordinary if one.fingerprint is None])
+
+    async def _requeue(self, model: str, consumer: str, entries: Sequence[QueueEntry]) -> int:
+        # What was claimed since we looked is refused by the script; only waiting ones go back.
+        outcomes = await self._queue.requeue(model, entries) if entries else []
+        recovered = sum(outcome is Outcome.OK for outcome in outcomes)
         if recovered:
-            log.info("unclaimed entries recovered", consumer=consumer, entries=recovered)
+            log.info("unclaimed entries requeued", consumer=consumer, entries=recovered)
         return recovered
+
+    async def _unclaimed(self, model: str, shard: int, consumer: str, idle_ms: int) -> list[PendingEntry]:
+        """Returns the entries that have been pending on a consumer for some time and that nobody has claimed."""
+        pending = await self._queue.pending_names(model, shard, consumer, idle_ms)
+        # What runs is pending, too, until its end. Its entry never waits again, because a requeued generation gets a new one.
+        # So each is looked at once and not each second: most of what is pending runs.
+        begun = self._begun.setdefault((shard, consumer), set())
+        begun &= set(pending)
+        found = await self._queue.look_up(model, shard, [name for name in pending if name not in begun])
+        begun |= {PendingName(one.entry.queue, one.entry.entry) for one in found if one.state is EntryState.BEGUN}
+        return [one for one in found if one.state is not EntryState.BEGUN]

@@ -1,4 +1,4 @@
-"""What is told of a generation that ended here: its log line, its metrics, its spans."""
+"""Reports what became of a generation in this worker: one log line, the metrics, the spans."""
 
 import json
 import time
@@ -24,7 +24,7 @@ class Reports:
     """Reports on executions of one worker.
 
     Args:
-        log_content: whether prompts and outputs are told too.
+        log_content: whether log lines and spans hold prompts and outputs.
     """
 
     def __init__(self, worker_id: str, tracing: Tracing, metrics: WorkerMetrics, *, log_content: bool) -> None:
@@ -34,9 +34,10 @@ class Reports:
         self.log_content = log_content
 
     def begin(self, record: Record) -> tuple[Span, Context]:
-        """Opens the span of a claimed generation; returns it with the context of what is done for it."""
+        """Opens the span of a claimed generation; returns it with the trace context for the engine."""
         producer = telemetry.context_of(record.job.traceparent)
-        claimed_us = record.claimed_us or 0
+        assert record.claimed_us is not None, "what is claimed has an instant of its claim"
+        claimed_us = record.claimed_us
         queue = keys.queue(keys.JOBS, record.job.model, 0)
         if self._tracing.enabled:
             first_claim = record.lost_attempts[0].claimed_us if record.lost_attempts else claimed_us
@@ -74,7 +75,7 @@ class Reports:
         return span, context
 
     def ended(self, execution: Execution, terminal: store_pb2.Terminal, finished_us: int) -> None:
-        """Tells of a terminal record that this worker has written."""
+        """Reports a terminal record that this worker has written."""
         record, timeline = execution.record, terminal.timeline
         state = generation_pb2.GenerationState.Name(terminal.state).removeprefix("GENERATION_STATE_")
         times = timings.timings(timeline, finished_us)
@@ -86,7 +87,7 @@ class Reports:
         report("generation ended", generation_id=record.generation_id, state=state, **facts, **content)
 
     def set_aside(self, execution: Execution, terminal: store_pb2.Terminal, finished_us: int) -> None:
-        """Tells of a generation that has become a dead letter."""
+        """Reports a generation that has become a dead letter."""
         self._metrics.dead_letters.inc()
         log.error("generation set aside as a dead letter", generation_id=execution.generation_id, reason=terminal.error.message)
         self.ended(execution, terminal, finished_us)
@@ -129,14 +130,14 @@ class Reports:
         self._tracing.past_span(name, start_us * 1000, end_us * 1000, parent=parent)
 
     def lost(self, execution: Execution, why: str) -> None:
-        """Tells of a generation that goes on elsewhere."""
+        """Reports a generation that this worker requeued, or lost to another one."""
         telemetry.fail(execution.span, "handed_over", why)
         execution.span.end(time.time_ns() if self._tracing.enabled else None)
         log.warning("generation goes on elsewhere", generation_id=execution.generation_id, sequence=execution.last, why=why)
 
 
 def _facts(record: Record, terminal: store_pb2.Terminal, times: generation_pb2.Timings) -> dict[str, object]:
-    """Returns all that one log line says of a generation, milliseconds rounded to microseconds."""
+    """Returns the fields of the log line, durations in milliseconds, rounded to microseconds."""
     facts: dict[str, object] = {
         "trace_id": record.job.trace_id,
         "model": record.job.model,
@@ -160,7 +161,7 @@ def _facts(record: Record, terminal: store_pb2.Terminal, times: generation_pb2.T
 
 
 def _content(execution: Execution) -> dict[str, str]:
-    """Returns what was asked and what this attempt answered, as JSON."""
+    """Returns the prompt and what this attempt put out, as JSON."""
     spec = generation_pb2.GenerationSpec.FromString(execution.record.spec)
     spec.ClearField("sampling_params")
     return {

@@ -1,27 +1,24 @@
-"""A shift: from an engine's being ready until it is gone. Begins claimed generations, relays their frames, ends them.
-
-All writing to the logs goes through one lock, so that a cancel or a deadline finds the log where this worker thinks it is.
-"""
+"""Drives one engine session: starts claimed generations, appends frames from the engine to their logs, and finishes them."""
 
 import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 
-from broker_worker import engine_death
+from broker_worker.endings import FAILED, Endings
 from broker_worker.engine_link import EngineSession
 from broker_worker.execution import Execution, emitted_so_far
 from broker_worker.reports import Reports
-from tokenrelay import telemetry
+from broker_worker.roster import Roster
 from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import (
     EngineDiedError,
     GenerationAbortedError,
-    GenerationCancelledError,
-    GenerationExpiredError,
+    InternalError,
     StoreUnavailableError,
     TokenrelayError,
     UnavailableError,
@@ -31,24 +28,32 @@ from tokenrelay.status import from_status
 from tokenrelay.store.log import TokenLog
 from tokenrelay.store.protocols import WorkerStore
 from tokenrelay.store.values import Append, Claim, Finish, Outcome
-from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
-CANCELLED, EXPIRED = generation_pb2.GENERATION_STATE_CANCELLED, generation_pb2.GENERATION_STATE_EXPIRED
-FAILED = generation_pb2.GENERATION_STATE_FAILED
+
+@dataclass
+class Frame:
+    """What a frame from the engine asks for: tokens to append, generations to finish, generations that the engine gave back."""
+
+    appends: list[tuple[Execution, Append]] = field(default_factory=list)
+    finishes: list[tuple[Execution, Finish]] = field(default_factory=list)
+    given_back: list[Execution] = field(default_factory=list)
 
 
 class SessionDriver:
     """What one worker does with one session of its engine.
 
     Args:
-        on_room: called whenever slots become free.
-        on_refusal: called when the engine service takes no new generations, since it stops.
+        worker_id: named in dead letters.
+        model: the engine, as it describes itself.
+        on_capacity: called whenever slots become free.
+        on_refusal: called when the engine service takes no new generations, because it stops.
     """
 
     def __init__(
         self,
+        *,
         worker_id: str,
         model: engine_service_pb2.DescribeEngineResponse,
         session: EngineSession,
@@ -56,94 +61,101 @@ class SessionDriver:
         token_log: TokenLog,
         reports: Reports,
         metrics: WorkerMetrics,
-        on_room: Callable[[], None],
+        on_capacity: Callable[[], None],
         on_refusal: Callable[[], None],
     ) -> None:
-        self._worker_id = worker_id
         self.model = model
         self._session = session
         self._store = store
-        self._log = token_log
+        self._token_log = token_log
         self._reports = reports
         self._metrics = metrics
-        self._on_room = on_room
         self._on_refusal = on_refusal
         self._keys = itertools.count(1)
-        self._executions: dict[int, Execution] = {}
-        self._by_id: dict[str, Execution] = {}
         self._engine_clock = PeerClock()
+        # Two writers at a time would each believe to know where a log stands, and Redis would refuse one of them.
         self._writing = asyncio.Lock()
-        self._ending: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.roster = Roster(metrics, on_capacity)
+        self.endings = Endings(
+            worker_id=worker_id,
+            model=model,
+            session=session,
+            roster=self.roster,
+            store=store,
+            reports=reports,
+            metrics=metrics,
+            writing=self._writing,
+        )
 
-    @property
-    def used_slots(self) -> int:
-        return sum(execution.slots for execution in self._executions.values())
+    # Start.
 
-    @property
-    def has_only_cleared(self) -> bool:
-        """Whether all that runs here came as suspects and have given tokens since."""
-        return all(execution.record.is_suspect and execution.appended for execution in self._executions.values())
-
-    @property
-    def running(self) -> int:
-        return len(self._executions)
-
-    def owns(self, generation_id: str) -> bool:
-        return generation_id in self._by_id
-
-    def owned(self) -> list[tuple[str, str]]:
-        """Returns the ids of what is in this worker's hands, each with its fence. May be called from another thread."""
-        executions = list(self._executions.values())  # in one step, as far as threads can see
-        return [(execution.generation_id, execution.fence) for execution in executions]
-
-    async def begin(self, claim: Claim) -> None:
-        """Has the engine start a claimed generation, or continue it where its log stands."""
+    def take_up(self, claim: Claim) -> Execution:
+        """Takes a claimed generation into this worker's hands; from now on its lease is renewed."""
         record = claim.record
+        stale = self.roster.by_id(record.generation_id)
+        if stale is not None:
+            # This worker was paused for longer than its lease, and is faster in claiming than in noticing its loss.
+            self.endings.lose(stale, "this worker has claimed it again")
         span, context = self._reports.begin(record)
-        slots = max(self.model.slots, record.job.n) if record.is_suspect else record.job.n
-        execution = Execution(next(self._keys), claim.fence, record, span, record.last, slots, alone=not self._executions)
-        if self._reports.log_content:
-            execution.texts = {}
-        self._take_up(execution)
-        emitted = emitted_so_far(await self._log.read_whole(record.generation_id)) if record.last else []
-        is_complete = len(emitted) == record.job.n and all(choice.HasField("end") for choice in emitted)
-        if record.last and record.fingerprint != self.model.fingerprint and not is_complete:
-            error = GenerationAbortedError(
-                "the worker was lost after the first token, and the engine that took over is not like the one before"
-            )
-            await self._end_early(execution, FAILED, error)
-            return
-        if not execution.over:
-            self._session.start(execution.start_command(emitted, telemetry.traceparent_of(context)))
-
-    def _take_up(self, execution: Execution) -> None:
-        record = execution.record
-        self._executions[execution.key] = self._by_id[record.generation_id] = execution
-        self._idle.clear()
+        execution = Execution(
+            key=next(self._keys),
+            fence=claim.fence,
+            record=record,
+            span=span,
+            context=context,
+            last=record.last,
+            slots=max(self.model.slots, record.job.n) if record.is_suspect else record.job.n,
+            began_alone=len(self.roster) == 0,
+            texts={} if self._reports.log_content else None,
+        )
+        self.roster.add(execution)
         self._metrics.consumed.inc()
-        self._metrics.running.set(self.running)
         if record.epoch > 1:
             self._metrics.takeovers.inc()
         if record.deadline_ms is not None:
-            left = self._store.clock.to_ours(record.deadline_ms * 1_000_000) - time.monotonic_ns()
+            left_ns = self._store.clock.to_ours(record.deadline_ms * 1_000_000) - time.monotonic_ns()
             loop = asyncio.get_running_loop()
-            execution.deadline = loop.call_later(max(0.0, left / 1e9), self._expire, execution)
+            execution.deadline = loop.call_later(max(0.0, left_ns / 1e9), self.endings.expire, execution)
+        log.debug("generation claimed", generation_id=record.generation_id, attempt=record.epoch, sequence=record.last)
+        return execution
 
-    def _let_go(self, execution: Execution) -> None:
-        execution.over = True
-        if execution.deadline is not None:
-            execution.deadline.cancel()
-        del self._executions[execution.key]
-        del self._by_id[execution.generation_id]
-        self._metrics.running.set(self.running)
-        if not self._executions:
-            self._idle.set()
-        self._on_room()
+    async def start(self, execution: Execution) -> None:
+        """Has the engine start a generation, or continue it where its log stands. What cannot go on ends with the reason.
+
+        Raises:
+            StoreUnavailableError: Redis stayed away for longer than the patience.
+        """
+        record = execution.record
+        try:
+            emitted = emitted_so_far(await self._token_log.read_whole(record.generation_id), record.last) if record.last else []
+        except StoreUnavailableError:
+            raise
+        except TokenrelayError as error:
+            self.endings.end_early(execution, FAILED, error)
+            return
+        except Exception:
+            # One broken log is one generation's matter; raised, it would end the session for all others, again and again.
+            log.exception("a token log cannot be read", generation_id=record.generation_id)
+            self.endings.end_early(execution, FAILED, InternalError.logged_as(record.generation_id))
+            return
+        if self.endings.is_ending(execution):
+            return  # cancelled, expired or lost while its log was read; the engine would get it after its cancel
+        if record.last and record.fingerprint != self.model.fingerprint and not _is_complete(record.job.n, emitted):
+            aborted = GenerationAbortedError(
+                "the worker was lost after the first token, and the engine that took over is not like the one before"
+            )
+            self.endings.end_early(execution, FAILED, aborted)
+            return
+        execution.dispatch()
+        self._session.start(execution.start_command(emitted))
+        log.debug(
+            "generation started in the engine", generation_id=record.generation_id, key=execution.key, emitted=record.last
+        )
+
+    # Frames.
 
     async def relay(self) -> None:
-        """Writes frames to the logs as they come, until the session breaks.
+        """Appends frames to the logs as they come, until the session breaks.
 
         Raises:
             EngineLostError: the session broke.
@@ -152,181 +164,69 @@ class SessionDriver:
         async for frame in self._session.frames():
             self._engine_clock.observe(None, frame.sent_at_ns, time.monotonic_ns())
             await self._write(frame.outputs)
+            # Only now: a frame that is acknowledged is forgotten by the engine service, so it must be durable.
             self._session.acknowledge(frame.frame)
 
     async def _write(self, outputs: Sequence[engine_service_pb2.Output]) -> None:
         async with self._writing:
-            additions: list[tuple[Execution, Append]] = []
-            endings: list[tuple[Execution, Finish]] = []
-            handed_back: list[Execution] = []
-            for output in outputs:
-                execution = self._executions.get(output.key)
-                if execution is None:
-                    continue  # cancelled meanwhile
-                if output.token_count:
-                    additions.append((execution, execution.addition(output)))
-                self._take_outcome(execution, output, endings, handed_back)
+            # Sorted under the lock: before it, a generation might still end, and its log's end would not be known.
+            frame = self._sort(outputs)
             started = time.monotonic()
-            written = await self._store.write([addition for _, addition in additions], [ending for _, ending in endings])
-            self._measure(additions, time.monotonic() - started)
-            for (execution, _), outcome in zip(additions, written.appended, strict=True):
+            written = await self._store.write([append for _, append in frame.appends], [finish for _, finish in frame.finishes])
+            self._measure(frame, time.monotonic() - started)
+            for (execution, _), outcome in zip(frame.appends, written.appended, strict=True):
                 self._judge_append(execution, outcome, written.at_us)
-            for (execution, ending), outcome in zip(endings, written.finished, strict=True):
-                self._judge_finish(execution, ending, outcome, written.at_us)
-        if handed_back:
+            for (execution, finish), outcome in zip(frame.finishes, written.finished, strict=True):
+                self.endings.judge(execution, finish, outcome, written.at_us)
+        if frame.given_back:
+            # After the lock, which a requeue takes itself.
             self._on_refusal()
-            await self.hand_back(handed_back, "the engine service gave it back")
+            await self.endings.requeue(frame.given_back, "the engine service gave it back")
 
-    def _take_outcome(
-        self,
-        execution: Execution,
-        output: engine_service_pb2.Output,
-        endings: list[tuple[Execution, Finish]],
-        handed_back: list[Execution],
-    ) -> None:
-        """Sorts out an output that is a generation's last."""
+    def _sort(self, outputs: Sequence[engine_service_pb2.Output]) -> Frame:
+        frame = Frame()
+        for output in outputs:
+            execution = self.roster.by_key(output.key)
+            if execution is None:
+                continue  # cancelled meanwhile
+            if output.token_count:
+                frame.appends.append((execution, execution.append(output)))
+            self._sort_outcome(execution, output, frame)
+        return frame
+
+    def _sort_outcome(self, execution: Execution, output: engine_service_pb2.Output, frame: Frame) -> None:
+        """Sorts in what an output says of a generation's end, if it is the last one."""
         store_clock = self._store.clock
         kind = output.WhichOneof("outcome")
         if kind == "summary":
-            endings.append((execution, execution.good_ending(output.summary, self._engine_clock, store_clock)))
+            frame.finishes.append((execution, execution.good_finish(output.summary, self._engine_clock, store_clock)))
         elif kind == "error":
             error = from_status(output.error)
             if isinstance(error, UnavailableError):
-                execution.engine_died = isinstance(error, EngineDiedError)
-                handed_back.append(execution)
+                if isinstance(error, EngineDiedError):
+                    execution.strike()
+                frame.given_back.append(execution)
             else:
-                endings.append((execution, execution.bad_ending(FAILED, error, store_clock)))
+                frame.finishes.append((execution, execution.bad_finish(FAILED, error, store_clock)))
 
-    def _measure(self, additions: Sequence[tuple[Execution, Append]], seconds: float) -> None:
-        tokens = sum(addition.after - addition.before for _, addition in additions)
+    def _measure(self, frame: Frame, seconds: float) -> None:
+        tokens = sum(append.after - append.before for _, append in frame.appends)
         self._metrics.append.observe(seconds)
         self._metrics.frame_tokens.observe(tokens)
         self._metrics.tokens.inc(tokens)
 
     def _judge_append(self, execution: Execution, outcome: Outcome, at_us: int) -> None:
-        if execution.over:
+        if execution.is_over:
             return
-        match outcome:
-            case Outcome.OK:
-                self._note_logged(execution, at_us)
-            case Outcome.CANCEL:
-                self._note_logged(execution, at_us)
-                self.cancel(execution)
-            case Outcome.FENCED | Outcome.GAP:
-                self._lose(execution, f"append: {outcome}")
-
-    def _note_logged(self, execution: Execution, at_us: int) -> None:
-        slots = execution.slots
-        execution.note_logged(at_us)
-        if execution.slots < slots:
-            self._on_room()
-
-    def _judge_finish(self, execution: Execution, ending: Finish, outcome: Outcome, at_us: int) -> None:
-        if execution.over:
+        if outcome in (Outcome.FENCED, Outcome.GAP):
+            self.endings.lose(execution, f"append: {outcome}")
             return
-        if outcome is Outcome.OK:
-            self._let_go(execution)
-            self._reports.ended(execution, ending.terminal, at_us)
-        else:
-            self._lose(execution, f"finish: {outcome}")
+        if self.roster.prove(execution, at_us):
+            log.debug("first tokens appended", generation_id=execution.generation_id, sequence=execution.last)
+        if outcome is Outcome.CANCEL:
+            self.endings.cancel(execution)
 
-    def _lose(self, execution: Execution, why: str) -> None:
-        """Another worker owns it: stop, and write nothing."""
-        self._session.cancel(execution.key)
-        self._metrics.fenced.inc()
-        self._let_go(execution)
-        self._reports.lost(execution, why)
 
-    async def renew(self, ids: Sequence[str] | None = None) -> None:
-        """Renews the leases on some generations, by default on all, and learns what is to be cancelled."""
-        owned = [(name, fence) for name, fence in self.owned() if ids is None or name in ids]
-        if not owned:
-            return
-        outcomes = await self._store.renew(owned)
-        for (generation_id, fence), outcome in zip(owned, outcomes, strict=True):
-            execution = self._by_id.get(generation_id)
-            if execution is None or execution.fence != fence:
-                continue
-            if outcome is Outcome.CANCEL:
-                self.cancel(execution)
-            elif outcome is Outcome.FENCED:
-                # Perhaps only because it is being finished at this moment; the lock tells.
-                self._own(self._lose_if_still_fenced(execution))
-
-    async def _lose_if_still_fenced(self, execution: Execution) -> None:
-        async with self._writing:
-            if execution.over:
-                return
-            (outcome,) = await self._store.renew([(execution.generation_id, execution.fence)])
-            if outcome is Outcome.FENCED and not execution.over:
-                self._lose(execution, "renew: FENCED")
-
-    def cancel(self, execution: Execution) -> None:
-        """Ends a generation that its client does not want any more."""
-        self._own(self._end_early(execution, CANCELLED, GenerationCancelledError("the generation was cancelled")))
-
-    def _expire(self, execution: Execution) -> None:
-        error = GenerationExpiredError("the call's deadline or time_limit passed before the generation was finished")
-        self._own(self._end_early(execution, EXPIRED, error))
-
-    def _own(self, ending: "asyncio.coroutines.Coroutine[None, None, None]") -> None:  # type: ignore[name-defined]
-        task = asyncio.ensure_future(ending)
-        self._ending.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._ending.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a generation could not be ended", exc_info=error)
-
-    async def _end_early(
-        self, execution: Execution, state: generation_pb2.GenerationState.ValueType, error: TokenrelayError
-    ) -> None:
-        """Stops the engine's work on a generation and writes its terminal record."""
-        self._session.cancel(execution.key)
-        async with self._writing:
-            if execution.over:
-                return
-            ending = execution.bad_ending(state, error, self._store.clock)
-            written = await self._store.write([], [ending])
-            self._judge_finish(execution, ending, written.finished[0], written.at_us)
-
-    async def hand_back(self, executions: Sequence[Execution], why: str) -> None:
-        """Gives generations back to the front of the queue; another worker, or this one later, goes on with them."""
-        async with self._writing:
-            open_ones = engine_death.likeliest_first(one for one in executions if not one.over)
-            if not open_ones:
-                return
-            for execution in open_ones:
-                self._session.cancel(execution.key)
-                self._let_go(execution)
-            clock = self._store.clock
-            given = [engine_death.hand_back(execution, self.model, self._worker_id, clock) for execution in open_ones]
-            try:
-                outcomes = await self._store.requeue(self.model.model, given)
-            except StoreUnavailableError:
-                log.warning("redis is away; the leases run out by themselves", generations=len(given))
-                outcomes = [Outcome.FENCED] * len(given)
-            for execution, one, outcome in zip(open_ones, given, outcomes, strict=True):
-                if outcome is Outcome.DEAD and one.terminal is not None:
-                    self._reports.set_aside(execution, one.terminal, clock.now() // 1000)
-                else:
-                    self._reports.lost(execution, why)
-
-    async def hand_back_all(self, why: str) -> None:
-        """Gives everything back."""
-        await self.hand_back(list(self._executions.values()), why)
-
-    async def hand_back_proven(self, why: str) -> bool:
-        """Gives back what cannot have killed the engine; returns whether something else is left."""
-        await self.hand_back([execution for execution in self._executions.values() if not execution.is_unproven], why)
-        return bool(self._executions)
-
-    def note_engine_death(self) -> None:
-        """Notes that the engine is known to have died with what is left."""
-        for execution in self._executions.values():
-            execution.engine_died = True
-
-    async def wait_until_idle(self) -> None:
-        """Returns once nothing is in this worker's hands."""
-        await self._idle.wait()
+def _is_complete(choices: int, emitted: Sequence[engine_service_pb2.EmittedChoice]) -> bool:
+    """Tells whether only the terminal record is missing, which any engine may write."""
+    return len(emitted) == choices and all(choice.HasField("end") for choice in emitted)

@@ -218,7 +218,7 @@ async def test_cancel_ends_a_running_stream_and_frees_its_slot(served: Served) -
 
 
 async def test_a_frame_that_holds_only_what_was_cancelled_does_no_harm(served: Served) -> None:
-    await served.worker.application._shift._write([engine_service_pb2.Output(key=1_000_000, token_count=1)])
+    await served.worker.application.work.driver._write([engine_service_pb2.Output(key=1_000_000, token_count=1)])
     assert tokens(await read(served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec())))) == list(expected_tokens(spec()))
 
 

@@ -129,8 +129,8 @@ class Bench:
         """Returns once an attempt's engine has the generation."""
 
         def begun() -> bool:
-            shift = self.worker.application._shift
-            execution = shift and shift._by_id.get(generation_id)
+            shift = self.worker.application.work.driver
+            execution = shift and shift.roster.by_id(generation_id)
             return bool(execution and execution.record.epoch == epoch and execution.dispatched_ns)
 
         await eventually(begun, f"attempt {epoch} is with the engine")
@@ -141,7 +141,7 @@ class Bench:
 
 async def dead_letters(bench: Bench, *arguments: str) -> tuple[int, str, str]:
     """Runs the command in a process of its own."""
-    command = (sys.executable, "-m", "broker_worker.dead_letters", *arguments)
+    command = (sys.executable, "-m", "tokenrelay.admin.dead_letters", *arguments)
     return await run(*command, environment={"TOKENRELAY_REDIS_URL": bench.stack.redis_url})
 
 
@@ -168,7 +168,7 @@ async def ends_as_dead_letter(call: Any) -> list[int]:
         async for response in call:
             seen += list(response.event.delta.token_ids)
     assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.INTERNAL, "DEAD_LETTER")
-    assert "an engine died while it worked on this prompt" in (caught.value.details() or "")
+    assert "the engine crashed twice on this prompt" in (caught.value.details() or "")
     return seen
 
 
@@ -220,7 +220,7 @@ async def test_the_command_lists_shows_requeues_and_drops(stack: Stack) -> None:
         first, second = ids
         _, shown, _ = await dead_letters(bench, "show", first)
         assert first in shown
-        assert "an engine died while it worked on this prompt" in shown
+        assert "the engine crashed twice on this prompt" in shown
         assert '"!crash 0"' in shown
         letter = json.loads((await dead_letters(bench, "show", first, "--json"))[1])
         worker_id = bench.worker.application._worker_id
@@ -247,19 +247,19 @@ async def test_the_command_lists_shows_requeues_and_drops(stack: Stack) -> None:
 
 async def test_without_redis_the_command_says_so(tmp_path: Any) -> None:
     environment = {"TOKENRELAY_REDIS_URL": f"unix://{tmp_path}/none.sock", "TOKENRELAY_REDIS_PATIENCE_SECONDS": "0.1"}
-    status, out, told = await run(sys.executable, "-m", "broker_worker.dead_letters", "list", environment=environment)
+    status, out, told = await run(sys.executable, "-m", "tokenrelay.admin.dead_letters", "list", environment=environment)
     assert (status, out) == (1, "")
-    assert told == "Redis cannot be reached; TOKENRELAY_REDIS_URL says where it is looked for\n"
+    assert told == "Redis cannot be reached; check TOKENRELAY_REDIS_URL\n"
 
 
 async def test_the_documented_commands_are_those_that_there_are() -> None:
     documented = set(re.findall(r"tokenrelay-dead-letters ([a-z]+)", OPERATIONS))
     assert documented == {"list", "show", "requeue", "drop"}
     for name in documented:
-        status, told, _ = await run(sys.executable, "-m", "broker_worker.dead_letters", name, "--help")
+        status, told, _ = await run(sys.executable, "-m", "tokenrelay.admin.dead_letters", name, "--help")
         assert status == 0
         assert f"tokenrelay-dead-letters {name}" in told
-    assert 'tokenrelay-dead-letters = "broker_worker.dead_letters:main"' in (ROOT / "pyproject.toml").read_text()
+    assert 'tokenrelay-dead-letters = "tokenrelay.admin.dead_letters:main"' in (ROOT / "pyproject.toml").read_text()
 
 
 async def test_an_engine_that_is_killed_twice_before_the_first_token_makes_a_dead_letter_too(stack: Stack) -> None:
@@ -343,7 +343,7 @@ class Line:
 
 
 def _is_another(bench: Bench, shift: Any) -> bool:
-    return bench.worker.application._shift is not shift
+    return bench.worker.application.work.driver is not shift
 
 
 async def test_an_engine_is_dead_if_nobody_or_another_process_is_there(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +374,7 @@ async def test_what_is_read_after_the_engine_s_loss_goes_back_at_once(served: Se
     application = served.worker.application
     store = application._store
     await served.engine.stop()
-    await eventually(lambda: application._shift is None, "the engine is lost")
+    await eventually(lambda: application.work.driver is None, "the engine is lost")
     bench = Bench(served.stack, served.worker, served.stub)
     generation_id = await bench.submit(spec())
 
@@ -403,7 +403,7 @@ async def test_a_broken_connection_is_no_death(stack: Stack, slow_engine: Runnin
             await bench.wait_until_begun(generation_id, epoch)
             line.mute = mute
             line.cut()
-            shift = bench.worker.application._shift
+            shift = bench.worker.application.work.driver
             await eventually(partial(_is_another, bench, shift), "the session is lost")
             assert (await bench.record(generation_id)).engine_deaths == 0
             if mute:
@@ -462,11 +462,11 @@ async def test_a_suspect_lets_others_pass_and_then_has_the_engine_for_itself(
     wanted = spec("suspect", max_tokens=3000)
     suspect = suspect_of(wanted)
     await store.generations.submit(suspect)
-    intake = served.worker.application._intake
-    await eventually(lambda: intake._entries.suspects, "the suspect was read")
+    intake = served.worker.application.work.intake
+    await eventually(lambda: intake.read_ahead.queue.suspects, "the suspect was read")
     passes = await bench.submit(spec("passes"))
     await bench.end_of(passes)
-    await eventually(lambda: intake._entries.holds_back, "its patience is over")
+    await eventually(lambda: intake.read_ahead.queue.holds_back, "its patience is over")
     waits, _ = [await bench.submit(spec("waits")) for _ in range(2)]  # as many as are read ahead
     check_whole(spec("waits"), await bench.end_of(waits), attempts=1)
     await bench.end_of(suspect.generation_id)
@@ -515,12 +515,12 @@ async def test_a_suspect_that_a_busy_worker_has_read_runs_first_on_a_new_one(sta
     await started(long)
     suspect = suspect_of(spec("suspect"))
     await busy.application._store.generations.submit(suspect)
-    intake = busy.application._intake
-    await eventually(lambda: intake._entries.suspects, "the busy worker has read it")
+    intake = busy.application.work.intake
+    await eventually(lambda: intake.read_ahead.queue.suspects, "the busy worker has read it")
     others = [await bench.submit(spec(f"other {number}")) for number in range(5)]
     await stack.add_worker(await stack.add_engine())
     check_whole(spec("suspect"), await bench.end_of(suspect.generation_id), attempts=1)
-    await eventually(lambda: not intake._entries.suspects, "the busy worker has forgotten it")
+    await eventually(lambda: not intake.read_ahead.queue.suspects, "the busy worker has forgotten it")
     for other in others:
         await bench.end_of(other)
     begun = [(await bench.record(name)).claimed_us or 0 for name in (suspect.generation_id, *others)]

@@ -66,19 +66,19 @@ async def test_a_worker_waits_for_its_engine(stack: Stack) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stack.stub(gateway).Generate(s.GenerateRequest(spec=spec()))
     assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "NO_WORKER")
-    assert waiting.application._problem() == "no session with the engine service"
+    assert waiting.application.work.problem() == "no session with the engine service"
     await stack.add_engine(port=port)
     await stack.wait_until_served(gateway)
-    assert waiting.application._problem() is None
+    assert waiting.application.work.problem() is None
 
 
 async def test_a_quiet_session_is_kept(stack: Stack) -> None:
     worker = await stack.add_worker(await stack.add_engine(), engine_keepalive_seconds=1.0)
-    await eventually(lambda: worker.application._shift is not None, "the worker is at work")
-    shift = worker.application._shift
+    await eventually(lambda: worker.application.work.driver is not None, "the worker is at work")
+    shift = worker.application.work.driver
     with pytest.raises(TimeoutError):  # servers cut off who pings too often, and say so at the third ping
         async with asyncio.timeout(5):
-            await eventually(lambda: worker.application._shift is not shift, "the session is lost")
+            await eventually(lambda: worker.application.work.driver is not shift, "the session is lost")
 
 
 async def test_a_port_in_use_is_a_clear_error(stack: Stack) -> None:
@@ -159,7 +159,7 @@ async def test_what_a_dead_worker_had_only_read_is_begun_elsewhere(stack: Stack)
     await started(running)
     waiting = [spec(f"waits {number}") for number in range(5)]
     calls = [asyncio.create_task(read(stub.GenerateStream(s.GenerateStreamRequest(spec=one)))) for one in waiting]
-    await eventually(lambda: len(worker.application._intake._entries) == 5, "the worker has read ahead")
+    await eventually(lambda: len(worker.application.work.intake.read_ahead.queue) == 5, "the worker has read ahead")
     await worker.stop(abruptly=True)
     await stack.add_worker(await stack.add_engine())
     for one, events in zip(waiting, await asyncio.gather(*calls), strict=True):
@@ -175,7 +175,7 @@ async def test_a_worker_with_room_takes_what_a_busy_one_has_read_ahead(stack: St
     running = stub.GenerateStream(s.GenerateStreamRequest(spec=spec("busy", max_tokens=100_000)))
     await started(running)
     call = asyncio.create_task(read(stub.GenerateStream(s.GenerateStreamRequest(spec=spec("waits")))))
-    await eventually(lambda: len(busy.application._intake._entries) == 1, "the busy worker has read ahead")
+    await eventually(lambda: len(busy.application.work.intake.read_ahead.queue) == 1, "the busy worker has read ahead")
     await stack.add_worker(await stack.add_engine())
     check_whole(spec("waits"), await call, attempts=1)
     running.cancel()
@@ -275,7 +275,7 @@ async def test_a_draining_engine_is_asked_once(stack: Stack) -> None:
 
     await eventually(drains, "the engine service drains")
     waiting = asyncio.create_task(read(stub.GenerateStream(s.GenerateStreamRequest(spec=spec("waits")))))
-    intake = worker.application._intake
+    intake = worker.application.work.intake
     await eventually(lambda: intake._refused, "the engine service has refused")
     asked = 0
     is_serving = intake._is_serving

@@ -199,7 +199,7 @@ async def test_every_process_has_metrics_and_a_health_check(stack: Stack) -> Non
         assert line in texts[2], line
     assert [await scrape(port, "/healthz") for port in ports] == [(200, "ok\n")] * 3
     await engine.stop()
-    await eventually(lambda: worker.application._problem() is not None, "the worker has lost its engine")
+    await eventually(lambda: worker.application.work.problem() is not None, "the worker has lost its engine")
     assert await scrape(ports[1], "/healthz") == (503, "no session with the engine service\n")
 
 

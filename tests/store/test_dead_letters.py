@@ -174,8 +174,8 @@ async def test_a_suspect_stays_one_when_it_is_handed_back(bench: Bench) -> None:
     assert not await bench.store.queue.still_waits(entry), "it runs"
     await bench.store.attempts.requeue(MODEL, [Requeue(claim.record.generation_id, claim.fence)])
     await bench.read("w3")
-    (hanging,) = await bench.store.queue.pending_entries(MODEL, 0, "w3", 0)
-    assert hanging.is_suspect
+    (pending,) = await bench.store.queue.look_up(MODEL, 0, await bench.store.queue.pending_names(MODEL, 0, "w3", 0))
+    assert pending.entry.is_suspect
 
 
 async def test_a_dead_letter_is_written_when_redis_is_full(bench: Bench, letters: DeadLetters) -> None:

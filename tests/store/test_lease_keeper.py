@@ -19,7 +19,13 @@ async def test_a_busy_loop_keeps_its_leases_and_a_hung_one_does_not(bench: Bench
     generation_id = await worker.submit()
     claim = await worker.take()
     connection = ThreadConnection(redis.url)
-    keeper = LeaseKeeper(store.attempts, connection, lambda: [(generation_id, claim.fence)], LEASE / 5, HUNG_AFTER)
+    keeper = LeaseKeeper(
+        store=store.attempts,
+        connection=connection,
+        owned=lambda: [(generation_id, claim.fence)],
+        interval=LEASE / 5,
+        hung_after=HUNG_AFTER,
+    )
     keeper.start()  # and after that the loop does not tick
     started = time.monotonic()
 
@@ -38,7 +44,11 @@ async def test_a_loop_that_ticks_renews_by_itself(bench: Bench, redis: RedisServ
     await bench.submit()
     claim = await bench.take()
     keeper = LeaseKeeper(
-        bench.store.attempts, ThreadConnection(redis.url), lambda: [(claim.record.generation_id, claim.fence)], 0.02, HUNG_AFTER
+        store=bench.store.attempts,
+        connection=ThreadConnection(redis.url),
+        owned=lambda: [(claim.record.generation_id, claim.fence)],
+        interval=0.02,
+        hung_after=HUNG_AFTER,
     )
     keeper.start()
 

@@ -1,13 +1,17 @@
-"""Who takes over a suspect that another worker has read and not begun."""
+"""Who takes over what another worker has read and not begun."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
 
 from broker_worker.recovery import Recovery
 from tests.store.conftest import MODEL, Bench
 from tests.support.waiting import eventually
 from tokenrelay.store import keys
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import QueueEntry
+from tokenrelay.store.values import Claim, QueueEntry
 from tokenrelay.store.worker_directory import WorkerDirectory
 from tokenrelay.v1 import model_service_pb2
 
@@ -18,13 +22,19 @@ class Worker:
 
     bench: Bench
     idle: bool
+    fingerprint: str = "f1"
     adopted: list[QueueEntry] = field(default_factory=list)
 
-    @property
-    def recovery(self) -> Recovery:
-        registry = WorkerDirectory(self.bench.store.connection)
-        return Recovery(
-            "w2", self.bench.store.queue, registry, lambda _: False, lambda: True, lambda: self.idle, self.adopted.extend
+    def __post_init__(self) -> None:
+        self.recovery = Recovery(
+            worker_id="w2",
+            queue=self.bench.store.queue,
+            directory=WorkerDirectory(self.bench.store.connection),
+            fingerprint=self.fingerprint,
+            knows=lambda _: False,
+            has_room=lambda: True,
+            is_idle=lambda: self.idle,
+            adopt=self.adopted.extend,
         )
 
 
@@ -33,13 +43,32 @@ async def announce(bench: Bench, worker: str) -> None:
     await WorkerDirectory(bench.store.connection).announce(announcement)
 
 
-async def read_long_ago(bench: Bench, worker: str) -> list[QueueEntry]:
-    """Has a worker read everything, some time ago."""
-    client, entries = bench.client, await bench.read(worker)
+async def let_time_pass(bench: Bench, worker: str, entries: Sequence[QueueEntry]) -> None:
+    client = bench.store.connection._commands
     for entry in entries:
         stream = keys.queue(entry.queue, MODEL, 0)
         await client.xclaim(stream, keys.GROUP, worker, 0, [entry.entry], idle=60_000, justid=True)
+
+
+async def read_long_ago(bench: Bench, worker: str) -> list[QueueEntry]:
+    """Has a worker read everything, some time ago."""
+    entries = await bench.read(worker, count=100)
+    await let_time_pass(bench, worker, entries)
     return entries
+
+
+async def begun_elsewhere(bench: Bench) -> QueueEntry:
+    """Returns the entry of a generation that has tokens of an engine with fingerprint f1, and that w1 has read since."""
+    await bench.submit()
+    claim = await bench.take("w0")
+    await bench.append(claim, 0, 3)
+
+    async def requeued() -> bool:
+        return (await bench.reap()).taken_over == 1
+
+    await eventually(requeued, "the lease has run out")
+    (entry,) = await read_long_ago(bench, "w1")
+    return entry
 
 
 async def test_suspects_are_left_to_live_workers_and_the_others_put_back(bench: Bench) -> None:
@@ -64,7 +93,7 @@ async def test_an_idle_worker_takes_suspects_from_live_ones_and_one_of_both_gets
     assert (idle.adopted, busy.adopted) == ([entries[1]], [])
     assert entries[1].generation_id == suspects[1]
     claim = await bench.claim(idle.adopted[0], "w2")
-    assert claim is not None
+    assert isinstance(claim, Claim)
     assert await bench.claim(entries[1], "w1") is None
     assert not await bench.store.queue.still_waits(entries[1]), "so the busy one forgets it"
 
@@ -77,5 +106,56 @@ async def test_a_suspect_of_a_dead_worker_is_put_back(bench: Bench) -> None:
     async def recovered() -> bool:
         return await busy.recover_once(MODEL, 0) == 1
 
-    await eventually(recovered, "what hangs on a dead worker is recovered")
+    await eventually(recovered, "what is pending on a dead worker is recovered")
     assert [(entry.generation_id, entry.is_suspect) for entry in await bench.read("w2")] == [(suspect, True)]
+
+
+@pytest.mark.parametrize(("fingerprint", "is_adopted"), [("f1", True), ("f2", False)])
+async def test_what_has_tokens_goes_to_an_engine_like_the_one_they_came_from(
+    bench: Bench, fingerprint: str, is_adopted: bool
+) -> None:
+    await announce(bench, "w1")
+    entry = await begun_elsewhere(bench)
+    worker = Worker(bench, idle=False, fingerprint=fingerprint)
+    assert await worker.recovery.recover_once(MODEL, 0) == is_adopted
+    assert worker.adopted == ([entry] if is_adopted else [])
+    assert await bench.store.queue.still_waits(entry), "it is where it was, so that whoever claims first has it"
+
+
+async def test_what_runs_is_looked_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await announce(bench, "w1")
+    for _ in range(30):
+        await bench.submit()
+    entries = await read_long_ago(bench, "w1")
+    for entry in entries:
+        assert isinstance(await bench.claim(entry, "w1"), Claim)
+    waiting = await bench.submit(suspect=True)  # so that each look is worth its while
+    await read_long_ago(bench, "w1")
+    streams = bench.store.connection.streams
+    asked: list[str] = []
+    read = streams.entries
+
+    async def counted(stream: str, ids: Sequence[str]) -> Any:
+        asked.extend(ids)
+        return await read(stream, ids)
+
+    monkeypatch.setattr(streams, "entries", counted)
+    recovery = Worker(bench, idle=False).recovery
+    for _ in range(5):
+        assert await recovery.recover_once(MODEL, 0) == 0
+    assert len(asked) == 30 + 5, "those that run once, the one that waits each time"
+    assert (await bench.store.generations.read_record(waiting)).is_suspect
+
+
+async def test_an_entry_of_what_is_gone_is_cleaned_up_with_its_dead_worker(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    await read_long_ago(bench, "w1")
+    await bench.submit()
+    await bench.store.connection._commands.delete(keys.record(generation_id, 0))
+    recovery = Worker(bench, idle=False).recovery
+
+    async def forgotten() -> bool:
+        await recovery.recover_once(MODEL, 0)
+        return await bench.store.queue.pending(MODEL, 0) == {}
+
+    await eventually(forgotten, "nothing is left of it")

@@ -38,8 +38,8 @@ class Running:
 
     async def stop(self, *, abruptly: bool = False) -> None:
         """Stops without draining. Abruptly: a worker does not even hand back what it has, as if it were killed."""
-        if abruptly:
-            self.application._leave = _do_nothing
+        if abruptly and isinstance(self.application, WorkerApplication):
+            self.application.work._leave = _do_nothing  # type: ignore[assignment,method-assign]
         failure = None
         if self._run is not None:
             failure = self._run.exception() if self._run.done() and not self._run.cancelled() else None

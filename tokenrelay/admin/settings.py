@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenrelay.settings import Seconds, StoreSettings
+from tokenrelay.setting_types import Seconds
+from tokenrelay.settings import StoreSettings
 
 
 class DeadLetterSettings(StoreSettings):

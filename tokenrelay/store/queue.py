@@ -1,6 +1,8 @@
 """The queues of waiting generations: one a model and shard, as a stream of new and one of requeued entries."""
 
 from collections.abc import Mapping, Sequence
+from enum import Enum, auto
+from typing import NamedTuple
 
 from tokenrelay.store import keys
 from tokenrelay.store.redis.connection import RedisConnection
@@ -10,6 +12,33 @@ from tokenrelay.store.values import Depth, Outcome, QueueEntry, outcome_of
 from tokenrelay.v1 import generation_pb2
 
 STREAMS = (keys.RETURNED, keys.JOBS)  # in the order in which they are read
+
+
+class PendingName(NamedTuple):
+    """An entry that is pending on a consumer: which of the two streams it is in, and its id there."""
+
+    queue: str
+    entry: str
+
+
+class EntryState(Enum):
+    """What has become of an entry that was read."""
+
+    WAITING = auto()  # it may be claimed
+    BEGUN = auto()  # it was claimed; it stays pending until the generation ends or is requeued with a new entry
+    OBSOLETE = auto()  # its generation has ended, is gone, or has a newer entry
+
+
+class PendingEntry(NamedTuple):
+    """An entry that was read, with what has become of it.
+
+    Attributes:
+        fingerprint: that of the engine whose tokens a waiting generation has; None if it has none, so that any may begin it.
+    """
+
+    entry: QueueEntry
+    state: EntryState
+    fingerprint: str | None = None
 
 
 class Queue:
@@ -93,14 +122,34 @@ class Queue:
                 counts[consumer] = counts.get(consumer, 0) + pending
         return counts
 
-    async def pending_entries(self, model: str, shard: int, consumer: str, idle_ms: int) -> list[QueueEntry]:
-        """Returns entries that a consumer has read some time ago, the claimed ones included."""
-        entries = []
-        for name in STREAMS:
-            stream = keys.queue(name, model, shard)
-            found = await self._connection.streams.pending(stream, keys.GROUP, consumer, idle_ms)
-            entries += [_queue_entry(name, entry, fields) for entry, fields in found]
-        return entries
+    async def pending_names(self, model: str, shard: int, consumer: str, idle_ms: int) -> list[PendingName]:
+        """Returns the names of the entries that a consumer has read some time ago, the claimed ones included."""
+        return [
+            PendingName(name, entry)
+            for name in STREAMS
+            for entry in await self._connection.streams.pending(keys.queue(name, model, shard), keys.GROUP, consumer, idle_ms)
+        ]
+
+    async def look_up(self, model: str, shard: int, names: Sequence[PendingName]) -> list[PendingEntry]:
+        """Returns what has become of entries that were read, without those whose content is gone."""
+        entries: list[QueueEntry] = []
+        for queue in STREAMS:
+            wanted = [name.entry for name in names if name.queue == queue]
+            found = await self._connection.streams.entries(keys.queue(queue, model, shard), wanted)
+            entries += [_queue_entry(queue, entry, fields) for entry, fields in found]
+        return [await self._state_of(entry) for entry in entries]
+
+    async def _state_of(self, entry: QueueEntry) -> PendingEntry:
+        key = keys.record(entry.generation_id, keys.shard_of_ours(entry.generation_id))
+        state, name, last, fingerprint = await self._connection.fields(key, "state", "entry", "last", "fingerprint")
+        if name != entry.entry.encode():
+            return PendingEntry(entry, EntryState.OBSOLETE)
+        if state == b"%d" % generation_pb2.GENERATION_STATE_RUNNING:
+            return PendingEntry(entry, EntryState.BEGUN)
+        if state != b"%d" % generation_pb2.GENERATION_STATE_QUEUED:
+            return PendingEntry(entry, EntryState.OBSOLETE)
+        has_tokens = last not in (None, b"0")
+        return PendingEntry(entry, EntryState.WAITING, (fingerprint or b"").decode() if has_tokens else None)
 
     async def forget_consumer(self, model: str, shard: int, consumer: str) -> None:
         """Deletes a consumer on which no entry is pending."""

@@ -19,6 +19,9 @@ class Shards:
     def __iter__(self) -> Iterator[int]:
         return iter(self._all)
 
+    def __len__(self) -> int:
+        return len(self._all)
+
     def __contains__(self, shard: int) -> bool:
         return shard in self._all
 

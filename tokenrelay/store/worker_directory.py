@@ -60,6 +60,10 @@ class WorkerDirectory:
         """Returns the ids of the workers that have announced themselves lately."""
         return {worker.worker_id for worker in await self._read_live()}
 
+    async def live_fingerprints(self, model: str) -> set[str]:
+        """Returns the fingerprints of the engines that serve a model, those of draining workers included."""
+        return {worker.model.fingerprint for worker in await self._read_live() if worker.model.name == model}
+
     async def read(self) -> dict[str, ServedModel]:
         """Returns all models that were ever served, by name."""
         live: dict[str, list[store_pb2.WorkerAnnouncement]] = {}

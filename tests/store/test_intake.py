@@ -1,0 +1,61 @@
+"""What a worker reads ahead, and what it leaves to others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from broker_worker.intake import Intake
+from broker_worker.peers import Peers
+from tests.store.conftest import MODEL, Bench
+from tests.store.test_session_driver import Driven
+from tests.support.waiting import eventually
+from tokenrelay.metrics import WorkerMetrics
+from tokenrelay.store import keys
+from tokenrelay.store.assembly import assemble
+from tokenrelay.store.redis.connection import RedisConnection
+from tokenrelay.store.values import StoreLimits
+from tokenrelay.store.worker_directory import WorkerDirectory
+
+SHARDS, PREFETCH = 4, 8
+
+
+async def serves() -> bool:
+    return True
+
+
+@asynccontextmanager
+async def running(bench: Bench, driven: Driven) -> AsyncIterator[Intake]:
+    intake = Intake(
+        worker_id="w1",
+        store=bench.store.attempts,
+        queue=bench.store.queue,
+        prefetch=PREFETCH,
+        metrics=WorkerMetrics(CollectorRegistry()),
+        peers=Peers(WorkerDirectory(bench.store.connection), MODEL),
+        is_serving=serves,
+    )
+    driven.driver.roster._on_capacity = intake.on_capacity
+    task = asyncio.create_task(intake.run(driven.driver))
+    yield intake
+    intake.close()
+    await task
+    driven._relaying.cancel()
+
+
+async def test_all_shards_readers_together_read_about_what_is_wanted(connection: RedisConnection) -> None:
+    bench = Bench(assemble(connection, StoreLimits(), SHARDS))
+    await bench.store.queue.prepare(MODEL)
+    driven = Driven(bench)
+    for _ in range(driven.driver.model.slots):  # all slots are taken, so that nothing of what follows is claimed
+        await bench.submit()
+        driven.driver.take_up(await bench.take())
+    for shard in range(SHARDS):
+        for _ in range(3 * PREFETCH):
+            await bench.submit(generation_id=keys.new_generation_id(shard))
+    async with running(bench, driven) as intake:
+        await eventually(lambda: intake.read_ahead.queue.ordinary >= PREFETCH, "the worker has read ahead")
+        pending = [sum((await bench.store.queue.pending(MODEL, shard)).values()) for shard in range(SHARDS)]
+        assert sum(pending) - driven.driver.model.slots < PREFETCH + 2 * SHARDS
+    assert [sum((await bench.store.queue.pending(MODEL, shard)).values()) for shard in range(SHARDS)] == [4, 0, 0, 0]
