@@ -24,6 +24,7 @@ from tokenrelay.errors import (
 )
 from tokenrelay.metrics import WorkerMetrics
 from tokenrelay.store.protocols import WorkerStore
+from tokenrelay.store.redis.errors import UnexpectedReplyError
 from tokenrelay.store.values import Finish, Outcome
 from tokenrelay.v1 import generation_pb2
 
@@ -139,16 +140,23 @@ class Endings:
                     finish = execution.bad_finish(state, error, self._store.clock)
                     written = await self._store.write([], [finish])
                     self.judge(execution, finish, written.finished[0], written.at_us)
+            except UnexpectedReplyError:
+                # It is a kind of StoreUnavailableError, but to try again would mend nothing.
+                self._give_up(execution)
             except StoreUnavailableError:
                 # The engine has stopped working on it, so nothing else would ever end it: its lease is renewed for ever.
                 log.warning("redis is away; an early end is tried again", generation_id=execution.generation_id)
             except Exception:
-                # To keep it would renew its lease for ever. Without one, time decides: it expires, or another worker has it.
-                log.exception("a generation could not be ended; its lease runs out", generation_id=execution.generation_id)
-                self.lose(execution, "it could not be ended here")
+                self._give_up(execution)
             else:
                 return
             await asyncio.sleep(backoff.next_delay())
+
+    def _give_up(self, execution: Execution) -> None:
+        """Leaves a generation to its lease."""
+        # To keep it would renew the lease for ever. Without it, the generation expires or another worker takes it over.
+        log.exception("a generation could not be ended; its lease runs out", generation_id=execution.generation_id)
+        self.lose(execution, "it could not be ended here")
 
     # Handing over: back to the front of the queue, for another worker or this one later.
 

@@ -16,6 +16,7 @@ from broker_worker.roster import Roster
 from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import (
+    DataLossError,
     EngineDiedError,
     GenerationAbortedError,
     InternalError,
@@ -27,6 +28,7 @@ from tokenrelay.metrics import WorkerMetrics
 from tokenrelay.status import from_status
 from tokenrelay.store.log import TokenLog
 from tokenrelay.store.protocols import WorkerStore
+from tokenrelay.store.redis.errors import UnexpectedReplyError
 from tokenrelay.store.values import Append, Claim, Finish, Outcome
 
 log = structlog.get_logger(__name__)
@@ -128,6 +130,11 @@ class SessionDriver:
         record = execution.record
         try:
             emitted = emitted_so_far(await self._token_log.read_whole(record.generation_id), record.last) if record.last else []
+        except UnexpectedReplyError:
+            # It is a kind of StoreUnavailableError, but it will come again: something else than a log is where the log was.
+            log.exception("a token log cannot be read", generation_id=record.generation_id)
+            self.endings.end_early(execution, FAILED, DataLossError("the generation cannot go on: its log cannot be read"))
+            return
         except StoreUnavailableError:
             raise
         except TokenrelayError as error:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
 
 from broker_worker.intake import Intake
 from broker_worker.peers import Peers
@@ -44,8 +45,8 @@ async def running(bench: Bench, driven: Driven) -> AsyncIterator[Intake]:
     driven._relaying.cancel()
 
 
-async def test_all_shards_readers_together_read_about_what_is_wanted(connection: RedisConnection) -> None:
-    bench = Bench(assemble(connection, StoreLimits(), SHARDS))
+async def test_all_shards_readers_together_read_about_what_is_wanted(connection: RedisConnection, client: Redis) -> None:
+    bench = Bench(assemble(connection, StoreLimits(), SHARDS), client)
     await bench.store.queue.prepare(MODEL)
     driven = Driven(bench)
     for _ in range(driven.driver.model.slots):  # all slots are taken, so that nothing of what follows is claimed

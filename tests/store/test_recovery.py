@@ -44,7 +44,7 @@ async def announce(bench: Bench, worker: str) -> None:
 
 
 async def let_time_pass(bench: Bench, worker: str, entries: Sequence[QueueEntry]) -> None:
-    client = bench.store.connection._commands
+    client = bench.client
     for entry in entries:
         stream = keys.queue(entry.queue, MODEL, 0)
         await client.xclaim(stream, keys.GROUP, worker, 0, [entry.entry], idle=60_000, justid=True)
@@ -151,7 +151,7 @@ async def test_an_entry_of_what_is_gone_is_cleaned_up_with_its_dead_worker(bench
     generation_id = await bench.submit()
     await read_long_ago(bench, "w1")
     await bench.submit()
-    await bench.store.connection._commands.delete(keys.record(generation_id, 0))
+    await bench.client.delete(keys.record(generation_id, 0))
     recovery = Worker(bench, idle=False).recovery
 
     async def forgotten() -> bool:

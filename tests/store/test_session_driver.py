@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
 
 from broker_worker.lease_renewal import LeaseRenewal
 from broker_worker.reports import Reports
@@ -168,7 +169,7 @@ async def test_a_late_answer_about_an_outdated_fence_loses_nothing(driven: Drive
 async def test_an_expired_generation_ends_although_redis_was_away_for_too_long(own_redis: RedisServer) -> None:
     connection = RedisConnection(own_redis.url, patience=0.1)
     await connection.wait_until_ready()
-    bench = Bench(assemble(connection, StoreLimits(lease_ms=60_000)))
+    bench = Bench(assemble(connection, StoreLimits(lease_ms=60_000)), Redis.from_url(own_redis.url))
     await bench.store.queue.prepare(MODEL)
     driven = Driven(bench)
     generation_id = await bench.submit(time_limit_ms=300)
@@ -191,6 +192,7 @@ async def test_an_expired_generation_ends_although_redis_was_away_for_too_long(o
     assert (await driven.is_over(generation_id)).state == generation_pb2.GENERATION_STATE_EXPIRED
     await eventually(lambda: len(driven.driver.roster) == 0, "the worker has let it go")
     driven._relaying.cancel()
+    await bench.client.aclose()
     await connection.close()
 
 
@@ -239,7 +241,7 @@ async def test_a_damaged_log_is_the_matter_of_one_generation(driven: Driven, dam
     claim = await driven.bench.take("w0")
     for before in (0, 3, 6):
         await driven.bench.append(claim, before, before + 3)
-    log, client = keys.log(generation_id, 0), driven.bench.store.connection._commands
+    log, client = keys.log(generation_id, 0), driven.bench.client
     if damage == "gone":
         await client.delete(log)
     else:

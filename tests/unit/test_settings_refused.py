@@ -7,10 +7,11 @@ import pytest
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
-from broker_worker.settings import DeadLetterSettings, WorkerSettings
+from broker_worker.settings import WorkerSettings
 from engine_service.settings import EngineSettings
 from gateway.settings import GatewaySettings
 from tokenrelay import settings
+from tokenrelay.admin.settings import DeadLetterSettings
 from tokenrelay.client.command_line.settings import CommandLineSettings
 from tokenrelay.settings import ProcessSettings
 

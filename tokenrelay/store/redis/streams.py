@@ -109,60 +109,32 @@ class Streams:
             return []
         return [(consumer[b"name"].decode(), consumer[b"pending"]) for consumer in found]
 
-<<<<<<< HEAD
-    async def pending(self, stream: str, group: str, consumer: str, idle_ms: int) -> list[Entry]:
-        """Returns entries that have been pending with a consumer for some time, without those whose content is gone.
+    async def pending(self, stream: str, group: str, consumer: str, idle_ms: int) -> list[str]:
+        """Returns the ids of the entries that have been pending with a consumer for some time.
 
         Empty if there is no such group: it may vanish between two looks.
         """
-        entries: list[Entry] = []
+        ids: list[str] = []
         begin = "-"
         while True:
             command = ("XPENDING", stream, group, "IDLE", idle_ms, begin, "+", PENDING_PAGE, consumer)
             try:
                 page = await self._command(*command)
             except NoSuchGroupError:
-                return entries
-            names = [one[0] for one in page]
-            if names:
-                found = await self._commands([("XRANGE", stream, name, name) for name in names])
-                entries += [_entry(*one) for few in found for one in few]
-=======
-    async def pending(self, stream: str, group: str, consumer: str, idle_ms: int) -> list[str]:
-        """Returns the ids of the entries that have been pending on a consumer for some time."""
-        ids: list[str] = []
-        begin = "-"
-        while True:
-            page = await self._redis._retried(partial(self._pending_page, stream, group, consumer, idle_ms, begin))
-            ids += [one["message_id"].decode() for one in page]
->>>>>>> 4853762 (Split the worker by what its parts know, and mend its ends)
+                return ids
+            ids += [one[0].decode() for one in page]
             if len(page) < PENDING_PAGE:
                 return ids
             begin = f"({ids[-1]}"
 
-<<<<<<< HEAD
-=======
-    async def _pending_page(self, stream: str, group: str, consumer: str, idle_ms: int, begin: str) -> Any:
-        return await self._redis._commands.xpending_range(
-            stream, group, min=begin, max="+", count=PENDING_PAGE, consumername=consumer, idle=idle_ms
-        )
-
-    async def entries(self, stream: str, ids: Sequence[str]) -> list[tuple[str, Mapping[bytes, bytes]]]:
+    async def entries(self, stream: str, ids: Sequence[str]) -> list[Entry]:
         """Reads entries by their ids, without those whose content is gone."""
-        found: list[tuple[str, Mapping[bytes, bytes]]] = []
+        found: list[Entry] = []
         for begin in range(0, len(ids), PENDING_PAGE):
-            pages = await self._redis._retried(partial(self._entries, stream, ids[begin : begin + PENDING_PAGE]))
-            found += [(entry.decode(), fields) for (entry, fields) in chain.from_iterable(pages)]
+            commands = [("XRANGE", stream, entry, entry) for entry in ids[begin : begin + PENDING_PAGE]]
+            found += [_entry(*one) for few in await self._commands(commands) for one in few]
         return found
 
-    async def _entries(self, stream: str, ids: Sequence[str]) -> list[Any]:
-        async with self._redis._commands.pipeline(transaction=False) as pipeline:
-            for entry in ids:
-                pipeline.xrange(stream, entry, entry)
-            found: list[Any] = await pipeline.execute()
-            return found
-
->>>>>>> 4853762 (Split the worker by what its parts know, and mend its ends)
     async def newer(self, positions: Mapping[str, str]) -> set[str]:
         """Returns which of some streams have entries after a position."""
         reply = await self._command("XREAD", "COUNT", 1, "STREAMS", *positions.keys(), *positions.values())
