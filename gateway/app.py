@@ -12,6 +12,7 @@ from gateway.core.admission import Admission
 from gateway.core.bounds import Limits
 from gateway.core.directory import ModelDirectory
 from gateway.core.readers import Readers
+from gateway.core.reports import Reports
 from gateway.grpc.generation_servicer import GenerationServicer
 from gateway.grpc.model_servicer import ModelServicer
 from gateway.settings import GatewaySettings
@@ -46,43 +47,57 @@ class GatewayApplication:
         self.port = settings.port
 
     async def start_up(self) -> None:
-        settings, gateway_id = self._settings, self._gateway_id
+        settings = self._settings
         memory.give_back()
         registry = metrics.new_registry()
         metrics.LoopMetrics(registry).watch()
-        tracing = telemetry.set_up("tokenrelay-gateway", gateway_id, settings)
+        tracing = telemetry.set_up("tokenrelay-gateway", self._gateway_id, settings)
         self._resources.callback(tracing.shut_down)
-        gateway_metrics = metrics.GatewayMetrics(registry)
+        self._open_store(registry)
+        self._open_metrics(registry)
+        self._servicer = self._make_servicer(tracing)
+        self._server = server.build(settings, SERVICES, [Chain(tracing, metrics.CallMetrics(registry), settings)])
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
+        self.port = await self._server.listen(settings.host, settings.port)
+        self._resources.push_async_callback(self._server.server.stop, None)
+        log.info("listening", host=settings.host, port=self.port, gateway_id=self._gateway_id)
+        await self._wait_for_store()
 
+    def _open_store(self, registry: CollectorRegistry) -> None:
+        settings = self._settings
+        self._metrics = metrics.GatewayMetrics(registry)
         self._store = assembly.open_store(settings)
         self._resources.push_async_callback(self._store.connection.close)
         self._feed = Feed(
             connection=self._store.connection,
             store=self._store.generations,
             token_log=self._store.log,
-            gateway=gateway_id,
+            gateway=self._gateway_id,
             lease_ms=round(settings.watch_seconds * 1000),
         )
-        gateway_metrics.followers.set_function(self._feed.__len__)
+        self._metrics.followers.set_function(self._feed.__len__)
         self._directory = ModelDirectory(
             connection=self._store.connection,
             workers=WorkerDirectory(self._store.connection),
             queue=self._store.queue,
-            metrics=gateway_metrics,
+            metrics=self._metrics,
         )
-        self._open_metrics(registry)
         self._reaper = Reaper(self._store.scripts, self._store.limits, metrics.ReaperMetrics(registry))
-        self._readers = readers = Readers(
+
+    def _make_servicer(self, tracing: telemetry.Tracing) -> GenerationServicer:
+        settings, clock = self._settings, self._store.connection.clock
+        reports = Reports(clock=clock, tracing=tracing, metrics=self._metrics)
+        self._readers = Readers(
             store=self._store.generations,
             shards=self._store.shards,
             feed=self._feed,
-            tracing=tracing,
-            metrics=gateway_metrics,
+            reports=reports,
             patience=settings.call_patience_seconds,
         )
         admission = Admission(
             directory=self._directory,
-            clock=self._store.connection.clock,
+            clock=clock,
             limits=Limits(
                 max_choices=settings.max_choices,
                 max_time_seconds=settings.max_time_seconds,
@@ -92,23 +107,14 @@ class GatewayApplication:
             shards=settings.shards,
             grace_ms=round(settings.disconnect_grace_seconds * 1000),
         )
-        self._servicer = GenerationServicer(
+        return GenerationServicer(
             admission=admission,
-            readers=readers,
+            readers=self._readers,
+            reports=reports,
             store=self._store.generations,
             token_log=self._store.log,
             patience=settings.call_patience_seconds,
         )
-
-        chain = Chain(tracing, metrics.CallMetrics(registry), settings)
-        self._server = server.build(settings, SERVICES, [chain])
-        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
-        self._server.set_serving(False)
-        self.port = await self._server.listen(settings.host, settings.port)
-        self._resources.push_async_callback(self._server.server.stop, None)
-        log.info("listening", host=settings.host, port=self.port, gateway_id=gateway_id)
-        await self._wait_for_store()
 
     def _open_metrics(self, registry: CollectorRegistry) -> None:
         settings = self._settings

@@ -10,9 +10,10 @@ from gateway.core import validation
 from gateway.core.bounds import Limits
 from gateway.core.directory import ModelDirectory
 from gateway.core.validation import GenerationRequest
-from tokenrelay import calls, telemetry
+from tokenrelay import telemetry
+from tokenrelay.calls import Call
 from tokenrelay.clock import PeerClock
-from tokenrelay.errors import GenerationExpiredError, StoreUnavailableError
+from tokenrelay.errors import GenerationExpiredError, InvalidRequestError, StoreUnavailableError
 from tokenrelay.store import keys
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import Submission
@@ -30,19 +31,25 @@ class Admission:
     grace_ms: int
 
     async def admit(
-        self, request: GenerationRequest, deadline_seconds: float | None, default: generation_pb2.DisconnectPolicy.ValueType
+        self,
+        request: GenerationRequest,
+        call: Call,
+        deadline_seconds: float | None,
+        default: generation_pb2.DisconnectPolicy.ValueType,
     ) -> Submission:
         """Returns the submission of a request.
 
         Args:
             request: as the client sent it.
+            call: the call that brought it.
             deadline_seconds: what is left of the call's deadline; None if it has none or does not bind the generation.
             default: the disconnect policy if the request names none.
 
         Raises:
             TokenrelayError: the request is refused.
         """
-        validation.check_presence(request)
+        if not request.HasField("spec"):
+            raise InvalidRequestError.of_field("spec", "is required")
         if not self.clock.is_known():
             raise StoreUnavailableError("Redis has not been reached yet", retry_after=1.0)
         detached = default == generation_pb2.DISCONNECT_POLICY_DETACH
@@ -52,7 +59,7 @@ class Admission:
             raise GenerationExpiredError("the call's deadline has passed")
         return Submission(
             generation_id=keys.new_generation_id(self._shard(request.idempotency_key)),
-            job=self._job(request, served.model.name),
+            job=self._job(request, call, served.model.name),
             spec=request.spec.SerializeToString(),
             request_hash=request_hash(request),
             idempotency_key=request.idempotency_key,
@@ -62,8 +69,7 @@ class Admission:
             grace_ms=self.grace_ms,
         )
 
-    def _job(self, request: GenerationRequest, model: str) -> store_pb2.Job:
-        call = calls.current()
+    def _job(self, request: GenerationRequest, call: Call, model: str) -> store_pb2.Job:
         return store_pb2.Job(
             model=model,
             n=request.spec.sampling_params.n or 1,

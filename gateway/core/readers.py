@@ -1,25 +1,19 @@
 """One client's reading of one generation: submit or join, follow to the end, leave."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
-from opentelemetry.trace import SpanKind
 
-from tokenrelay import calls, conventions, telemetry, timings
+from gateway.core.reports import Reports
+from tokenrelay.calls import Call
 from tokenrelay.errors import OutOfRangeError, StoreUnavailableError, TokenrelayError
-from tokenrelay.metrics import GatewayMetrics
-from tokenrelay.status import from_status
-from tokenrelay.store import keys
 from tokenrelay.store.feed import Feed, Follower
 from tokenrelay.store.protocols import GatewayStore
 from tokenrelay.store.shards import Shards, not_found
 from tokenrelay.store.values import Accepted, LogItem, Submission
-from tokenrelay.telemetry import Tracing
-from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
@@ -60,15 +54,13 @@ class Readers:
         store: GatewayStore,
         shards: Shards,
         feed: Feed,
-        tracing: Tracing,
-        metrics: GatewayMetrics,
+        reports: Reports,
         patience: float,
     ) -> None:
         self._store = store
         self._shards = shards
         self._feed = feed
-        self._tracing = tracing
-        self._metrics = metrics
+        self._reports = reports
         self._patience = patience
         self._leaving = False
 
@@ -79,17 +71,19 @@ class Readers:
         """
         self._leaving = True
 
-    async def submit_detached(self, submission: Submission) -> str:
+    async def submit_detached(self, submission: Submission, call: Call) -> str:
         """Accepts a generation that nobody reads yet; returns its id."""
-        accepted = await self._submit(submission, None)
+        accepted = await self._submit(submission, None, call)
         return accepted.generation_id
 
     @asynccontextmanager
-    async def submitted(self, submission: Submission, *, end_only: bool = False) -> AsyncIterator[Reader]:
+    async def submitted(self, submission: Submission, call: Call, *, end_only: bool = False) -> AsyncIterator[Reader]:
         """Accepts a generation and reads it from its beginning."""
         follower = self._feed.follow(submission.generation_id, 0, from_log=False, end_only=end_only)
-        submitting = asyncio.ensure_future(self._submit(submission, follower.reader))
+        submitting = asyncio.ensure_future(self._submit(submission, follower.reader, call))
         try:
+            # Shielded: a client that leaves in mid-submit would leave it open whether the generation is stored, and one
+            # that is stored would run with nobody to cancel it.
             accepted = await asyncio.shield(submitting)
         except asyncio.CancelledError:
             await self._take_back(submitting, follower)
@@ -100,15 +94,15 @@ class Readers:
         if accepted.created:
             follower.is_accepted = True
             reader = Reader(accepted.generation_id, 0, follower)
-            async with self._closing(reader, bound=True):
+            async with self._closing(reader, call, bound=True):
                 yield reader
         else:
             self._feed.unfollow(follower)
-            async with self.joined(accepted.generation_id, 0, end_only=end_only) as reader:
+            async with self.joined(accepted.generation_id, 0, call, end_only=end_only) as reader:
                 yield reader
 
     @asynccontextmanager
-    async def joined(self, generation_id: str, after: int, *, end_only: bool = False) -> AsyncIterator[Reader]:
+    async def joined(self, generation_id: str, after: int, call: Call, *, end_only: bool = False) -> AsyncIterator[Reader]:
         """Reads a generation after a sequence.
 
         Raises:
@@ -118,20 +112,22 @@ class Readers:
         self._shards.of(generation_id)
         follower = self._feed.follow(generation_id, after, from_log=True, end_only=end_only)
         reader = Reader(generation_id, after, follower)
-        async with self._closing(reader, bound=False):
+        async with self._closing(reader, call, bound=False):
             lease = await self._feed.join(follower, self._patience)
             if lease is None:
                 raise not_found(generation_id)
             if not 0 <= after <= lease.last:
                 raise OutOfRangeError.of_field("after_sequence", f"is {after}; the log goes from 0 to {lease.last}")
+            log.debug("joined", generation_id=generation_id, after=after, state=lease.state, last=lease.last)
             yield reader
 
     @asynccontextmanager
-    async def _closing(self, reader: Reader, *, bound: bool) -> AsyncIterator[None]:
+    async def _closing(self, reader: Reader, call: Call, *, bound: bool) -> AsyncIterator[None]:
         """Leaves a generation at the end.
 
         Args:
             reader: whose place is left.
+            call: the call that reads.
             bound: whether the call's deadline is the generation's own. If it has passed, the generation expires by itself,
                 and is not to be cancelled before.
         """
@@ -139,9 +135,12 @@ class Readers:
             yield
         finally:
             last = self._feed.unfollow(reader.follower)
-            expires = bound and calls.current().is_past_deadline()
+            expires = bound and call.is_past_deadline()
+            if not reader.at_end:
+                log.debug("reader left", generation_id=reader.generation_id, last=last, expires=expires)
             # The terminal record took all reader leases with it.
             if last and not self._leaving and not expires and not reader.at_end:
+                # Shielded: the call is being cancelled, and a lease that stays would let the generation run on for it.
                 await asyncio.shield(self._give_up_lease(reader.follower))
 
     async def _give_up_lease(self, follower: Follower) -> None:
@@ -157,59 +156,10 @@ class Readers:
             if (await submitting).created:
                 await self._give_up_lease(follower)
 
-    async def _submit(self, submission: Submission, reader: str | None) -> Accepted:
-        call, model = calls.current(), submission.job.model
-        queue = keys.queue(keys.JOBS, model, 0)
-        started = time.monotonic()
-        span = self._tracing.span(
-            f"send {queue}",
-            parent=call.context,
-            kind=SpanKind.PRODUCER,
-            attributes={
-                conventions.MESSAGING_SYSTEM: "redis",
-                conventions.MESSAGING_OPERATION_NAME: "send",
-                conventions.MESSAGING_OPERATION_TYPE: "send",
-                conventions.MESSAGING_DESTINATION: queue,
-                conventions.MESSAGING_MESSAGE_ID: submission.generation_id,
-                conventions.MESSAGING_BODY_SIZE: len(submission.spec),
-            },
-        )
-        context = telemetry.child_context(span) if self._tracing.enabled else call.context
-        submission.job.traceparent = telemetry.traceparent_of(context)
-        try:
+    async def _submit(self, submission: Submission, reader: str | None, call: Call) -> Accepted:
+        with self._reports.submitting(submission, call):
             accepted = await self._store.submit(
                 submission, reader=reader, lease_ms=self._feed.lease_ms, patience=self._patience
             )
-        except Exception as error:
-            telemetry.fail(span, type(error).__name__)
-            raise
-        finally:
-            span.end()
-        self._metrics.submit_of("send").observe(time.monotonic() - started)
-        if accepted.created:
-            self._metrics.accepted_of(queue).inc()
+        self._reports.accepted(submission, accepted)
         return accepted
-
-    def ended(self, item: LogItem) -> generation_pb2.Timings:
-        """Returns the timings of a good stream for its reader; raises the error of another one.
-
-        The relay is among them, unless the reader came after the end.
-
-        Raises:
-            TokenrelayError: why the generation did not finish.
-        """
-        terminal = item.terminal
-        assert terminal is not None
-        if terminal.state != generation_pb2.GENERATION_STATE_FINISHED:
-            raise from_status(terminal.error)
-        clock = self._store.clock
-        if clock.to_peer(calls.current().received_ns) // 1000 > item.finished_us:
-            return timings.timings(terminal.timeline, item.finished_us)
-        now_us = clock.now() // 1000
-        self._metrics.relay.observe(max(0, now_us - item.finished_us) / 1e6)
-        self._trace_relay(now_us - item.finished_us)
-        return timings.timings(terminal.timeline, item.finished_us, now_us)
-
-    def _trace_relay(self, microseconds: int) -> None:
-        end_ns = time.time_ns()
-        self._tracing.past_span(conventions.SPAN_RELAY, end_ns - microseconds * 1000, end_ns, parent=calls.current().context)

@@ -1,7 +1,6 @@
 """What readers are sent: log items as stream events, and whole generations."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from google.protobuf import timestamp_pb2
 
@@ -15,6 +14,7 @@ from tokenrelay.v1 import generation_pb2
 EVENT = b"\x0a"  # GenerateStreamResponse.event and AttachGenerationResponse.event
 SEQUENCE = b"\x08"  # GenerationEvent.sequence
 DELTA = b"\x1a"  # GenerationEvent.delta
+MERGED_BYTES = 1024 * 1024  # what deltas have together that become one; gRPC's stubs take messages of 4 MiB
 ONE_BYTE = [bytes([number]) for number in range(0x80)]
 
 
@@ -35,11 +35,25 @@ def deltas(items: Sequence[LogItem]) -> Iterator[bytes]:
         if (only := items[0].entry) is not None:
             yield _delta_response(items[0].sequence, only.delta)
         return
-    entries = [(item.sequence, item.entry) for item in items if item.entry is not None]
-    for _, group in groupby(entries, key=lambda pair: pair[1].index):
-        run = list(group)
-        delta = run[0][1].delta if len(run) == 1 else merge([entry.delta for _, entry in run]).SerializeToString()
-        yield _delta_response(run[-1][0], delta)
+    for run in _runs(items):
+        last, deltas_of_run = run[-1][0], [entry.delta for _, entry in run]
+        yield _delta_response(last, deltas_of_run[0] if len(run) == 1 else merge(deltas_of_run).SerializeToString())
+
+
+def _runs(items: Sequence[LogItem]) -> Iterator[list[tuple[int, store_pb2.LogEntry]]]:
+    """Yields neighbours of the same choice that become one delta, with their sequences."""
+    run: list[tuple[int, store_pb2.LogEntry]] = []
+    size = 0
+    for item in items:
+        if (entry := item.entry) is None:
+            continue
+        if run and (entry.index != run[0][1].index or size + len(entry.delta) > MERGED_BYTES):
+            yield run
+            run, size = [], 0
+        run.append((item.sequence, entry))
+        size += len(entry.delta)
+    if run:
+        yield run
 
 
 def merge(serialized: Sequence[bytes]) -> generation_pb2.Delta:

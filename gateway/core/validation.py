@@ -51,12 +51,6 @@ def raise_if_any(found: Iterable[FieldViolation]) -> None:
         raise InvalidRequestError(text, violations=violations)
 
 
-def check_presence(request: GenerationRequest) -> None:
-    """Judges what must be right before a model is looked up."""
-    if not request.HasField("spec"):
-        raise InvalidRequestError.of_field("spec", "is required")
-
-
 def _options(request: GenerationRequest, limits: Limits) -> Iterator[FieldViolation]:
     if len(request.idempotency_key) > bounds.MAX_KEY_LENGTH:
         yield FieldViolation(

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import structlog
+
 from gateway.core import responses
 from gateway.core.admission import Admission
 from gateway.core.readers import Reader, Readers
+from gateway.core.reports import Reports
 from tokenrelay import calls, telemetry, timings
+from tokenrelay.calls import Call
 from tokenrelay.errors import DrainingError, OutOfRangeError
 from tokenrelay.store.log import TokenLog
 from tokenrelay.store.protocols import GatewayStore
@@ -13,8 +17,12 @@ from tokenrelay.store.records import Record
 from tokenrelay.store.values import LogItem
 from tokenrelay.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
 
+log = structlog.get_logger(__name__)
+
 GENERATION_ID, TRACE_ID = "tokenrelay-generation-id", "tokenrelay-trace-id"  # initial metadata
 TIMINGS, SERVER_TIMING = "tokenrelay-timings-bin", "server-timing"  # trailing metadata
+
+TRAILER_BYTES = 2_500  # the largest of each; what is binary takes a third more on its way
 
 CANCEL, DETACH = generation_pb2.DISCONNECT_POLICY_CANCEL, generation_pb2.DISCONNECT_POLICY_DETACH
 Context = Any  # grpc.aio.ServicerContext, whose type parameters say nothing here
@@ -24,10 +32,18 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     """Serves generations. What streams write is bytes already: deltas are forwarded as the engine service made them."""
 
     def __init__(
-        self, *, admission: Admission, readers: Readers, store: GatewayStore, token_log: TokenLog, patience: float
+        self,
+        *,
+        admission: Admission,
+        readers: Readers,
+        reports: Reports,
+        store: GatewayStore,
+        token_log: TokenLog,
+        patience: float,
     ) -> None:
         self._admission = admission
         self._readers = readers
+        self._reports = reports
         self._store = store
         self._log = token_log
         self._patience = patience  # seconds that a new call waits for Redis
@@ -42,12 +58,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> generation_service_pb2.GenerateResponse:
         """Admits, follows to the end, and answers with all of it."""
         self._refuse_while_draining()
-        submission = await self._admission.admit(request, context.time_remaining(), CANCEL)
-        async with self._readers.submitted(submission, end_only=True) as reader:
-            await _send_metadata(context, reader)
+        call = calls.current()
+        submission = await self._admission.admit(request, call, context.time_remaining(), CANCEL)
+        async with self._readers.submitted(submission, call, end_only=True) as reader:
+            await _send_metadata(context, reader, call)
             items = await reader.rest()
             record = await self._store.read_record(reader.generation_id)
-            times = self._readers.ended(items[-1])
+            times = self._reports.ended(items[-1], call)
             _set_trailers(context, times)
             return generation_service_pb2.GenerateResponse(generation=responses.generation(record, items, times))
 
@@ -56,17 +73,19 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         """Admits, and relays what comes."""
         self._refuse_while_draining()
-        submission = await self._admission.admit(request, context.time_remaining(), CANCEL)
-        async with self._readers.submitted(submission) as reader:
-            await self._relay(reader, context)
+        call = calls.current()
+        submission = await self._admission.admit(request, call, context.time_remaining(), CANCEL)
+        async with self._readers.submitted(submission, call) as reader:
+            await self._relay(reader, context, call)
 
     async def SubmitGeneration(
         self, request: generation_service_pb2.SubmitGenerationRequest, context: Context
     ) -> generation_service_pb2.SubmitGenerationResponse:
         """Admits, and answers as soon as it is stored."""
         self._refuse_while_draining()
-        submission = await self._admission.admit(request, None, DETACH)
-        generation_id = await self._readers.submit_detached(submission)
+        call = calls.current()
+        submission = await self._admission.admit(request, call, None, DETACH)
+        generation_id = await self._readers.submit_detached(submission, call)
         return generation_service_pb2.SubmitGenerationResponse(generation_id=generation_id)
 
     async def AttachGeneration(  # type: ignore[override]  # it writes by itself
@@ -76,8 +95,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self._refuse_while_draining()
         if request.after_sequence < 0:
             raise OutOfRangeError.of_field("after_sequence", f"is {request.after_sequence}; must be at least 0")
-        async with self._readers.joined(request.generation_id, request.after_sequence) as reader:
-            await self._relay(reader, context)
+        call = calls.current()
+        async with self._readers.joined(request.generation_id, request.after_sequence, call) as reader:
+            await self._relay(reader, context, call)
 
     async def GetGeneration(
         self, request: generation_service_pb2.GetGenerationRequest, context: Context
@@ -95,17 +115,22 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         state = await self._store.cancel(request.generation_id, self._patience)
         return generation_service_pb2.CancelGenerationResponse(state=state)
 
-    async def _relay(self, reader: Reader, context: Context) -> None:
+    async def _relay(self, reader: Reader, context: Context, call: Call) -> None:
         """Writes a reader's events, the accepted one first and the finished one last."""
-        await _send_metadata(context, reader)
+        await _send_metadata(context, reader, call)
         await context.write(responses.accepted(reader.generation_id, reader.after))
+        is_first = True
         while not reader.at_end:
             items = await reader.next_items()
             for response in responses.deltas(items):
                 await context.write(response)
-        times = self._readers.ended(items[-1])
+            if is_first:
+                is_first = False
+                log.debug("first delta sent", generation_id=reader.generation_id, sequence=items[-1].sequence)
+        times = self._reports.ended(items[-1], call)
         _set_trailers(context, times)
         await context.write(_finished(items[-1], times))
+        log.debug("finished sent", generation_id=reader.generation_id, sequence=items[-1].sequence)
 
     def _refuse_while_draining(self) -> None:
         if self._draining:
@@ -126,13 +151,21 @@ def _stored_timings(record: Record, items: list[LogItem]) -> generation_pb2.Timi
     return timings.timings(timeline, items[-1].finished_us)
 
 
-async def _send_metadata(context: Context, reader: Reader) -> None:
+async def _send_metadata(context: Context, reader: Reader, call: Call) -> None:
     metadata = [(GENERATION_ID, reader.generation_id)]
-    trace_id = telemetry.trace_id(calls.current().context)
+    trace_id = telemetry.trace_id(call.context)
     if trace_id:
         metadata.append((TRACE_ID, trace_id))
     await context.send_initial_metadata(tuple(metadata))
 
 
 def _set_trailers(context: Context, times: generation_pb2.Timings) -> None:
-    context.set_trailing_metadata(((TIMINGS, times.SerializeToString()), (SERVER_TIMING, responses.server_timing(times))))
+    """Sets the timings twice, for programs and for people, as far as gRPC's 8 KiB of metadata have room for both.
+
+    They grow with every lost attempt; the finished event has all of them in any case.
+    """
+    trailers: list[tuple[str, str | bytes]] = []
+    for name, value in ((TIMINGS, times.SerializeToString()), (SERVER_TIMING, responses.server_timing(times))):
+        if len(value) <= TRAILER_BYTES:
+            trailers.append((name, value))
+    context.set_trailing_metadata(tuple(trailers))

@@ -127,7 +127,7 @@ def test_a_redis_that_refuses_the_password_is_named(module: str, redis: RedisSer
     url = redis.url.replace("unix://", "unix://nobody:secret@")
     status, said = run(module, TOKENRELAY_REDIS_URL=url)
     assert status == 2
-    assert said.startswith("TOKENRELAY_REDIS_URL: redis refuses the user name or password")
+    assert "\nTOKENRELAY_REDIS_URL: redis refuses the user name or password" in said
     assert "Traceback" not in said
     assert "secret" not in said
 

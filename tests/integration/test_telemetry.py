@@ -134,7 +134,7 @@ async def test_a_cancelled_stream_is_no_success(receiver: str, stack: Stack) -> 
 
 
 async def test_nothing_is_set_up_without_an_endpoint(served: Served) -> None:
-    tracing = served.gateway.application._readers._tracing
+    tracing = served.gateway.application._readers._reports._tracing
     assert not tracing.enabled
     assert not isinstance(tracing.tracer, TracerProvider)
     span = tracing.span("x", kind=SpanKind.SERVER)

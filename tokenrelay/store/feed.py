@@ -175,7 +175,9 @@ class Feed:
         self._behind: dict[Follower, int] = {}  # who was behind at the last look, and at which position
 
     def __len__(self) -> int:
-        return sum(len(followers) for followers in self._followers.values())
+        # The metrics endpoint asks on a thread of its own. list() copies at once, under the interpreter's lock; a generator
+        # over the dictionary would see it change, and raise.
+        return sum(map(len, list(self._followers.values())))
 
     def follow(self, generation_id: str, after: int, *, from_log: bool, end_only: bool = False) -> Follower:
         """Starts to follow. To be called before the lease is taken, so that nothing is missed in between.
