@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import shutil
 import sys
 import time
 import traceback
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 
+from deploy.local import own_folder
+from deploy.local.own_folder import ForeignFolderError
 from deploy.local.settings import ROOT
 from drills import checker, history
 from drills.report import Report, Result, result_of
@@ -26,15 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; by default all: {', '.join(SCENARIOS)}")
     parser.add_argument("--long", action="store_true", help="at the size that docs/promises.md reports")
     parser.add_argument("--seed", type=int, default=SystemRandom().getrandbits(31), help="to have the same chances again")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="for logs, histories and the report; emptied before")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="for logs, histories and the report; one of an earlier drill is emptied"
+    )
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(SCENARIOS)
     if unknown:
         parser.error(f"there is no drill {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     names = options.names or list(SCENARIOS)
     folder: Path = options.folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    try:
+        own_folder.make_anew(folder)
+    except ForeignFolderError as error:
+        parser.error(str(error))
     _show(f"{len(names)} drills, seed {options.seed}, in {folder}")
     results = [_run(name, folder / name, options.seed, long=options.long) for name in names]
     command = " ".join(["python -m drills", *options.names, *(["--long"] if options.long else [])])

@@ -6,6 +6,7 @@ import pytest
 
 from deploy.local import own_folder
 from deploy.local.own_folder import ForeignFolderError
+from drills import __main__ as drills
 
 
 def test_what_we_made_is_made_anew(tmp_path: Path) -> None:
@@ -45,3 +46,12 @@ def test_a_file_in_the_way_stays(tmp_path: Path) -> None:
     with pytest.raises(ForeignFolderError):
         own_folder.make_anew(file)
     assert file.read_text() == "data"
+
+
+def test_a_drill_empties_no_folder_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(SystemExit) as ended:
+        drills.main(["mixed", "--folder", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "was not made by Tokenrelay" in capsys.readouterr().err
+    assert (tmp_path / "precious").exists()
