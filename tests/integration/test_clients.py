@@ -324,6 +324,7 @@ async def test_buf_curl_lists_the_services(served: Served) -> None:
     assert code == 0, err
     assert out.split() == [
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "tokenrelay.v1.GenerationService",
         "tokenrelay.v1.ModelService",
