@@ -15,6 +15,7 @@ from tokenrelay.errors import StoreFullError, StoreUnavailableError, TokenrelayE
 from tokenrelay.metrics import WorkerMetrics
 from tokenrelay.store.protocols import WorkerStore
 from tokenrelay.store.queue import Queue
+from tokenrelay.store.values import Claim, Elsewhere
 
 log = structlog.get_logger(__name__)
 
@@ -91,8 +92,11 @@ class Intake:
             wanted = self.read_ahead.take(self._load(driver), MOST_AT_ONCE)
             try:
                 claims = await self._store.claim(
-                    *(driver.model.model, driver.model.fingerprint, self._worker_id),
-                    [(candidate.entry, candidate.nonce) for candidate in wanted],
+                    model=driver.model.model,
+                    fingerprint=driver.model.fingerprint,
+                    worker=self._worker_id,
+                    wanted=[(candidate.entry, candidate.nonce) for candidate in wanted],
+                    served=self._peers.fingerprints,
                 )
             except (StoreUnavailableError, StoreFullError) as error:
                 log.debug("nothing can be claimed", reason=str(error))
@@ -102,8 +106,9 @@ class Intake:
                 continue
             # All are taken up before anything is awaited: if the session breaks now, only what is in the driver's hands is
             # requeued at once, and the rest would wait for its lease to run out.
-            executions = [driver.take_up(claim) for claim in claims if claim is not None]
-            self.read_ahead.settle()
+            executions = [driver.take_up(claim) for claim in claims if isinstance(claim, Claim)]
+            pairs = zip(wanted, claims, strict=True)
+            self.read_ahead.settle([candidate for candidate, claim in pairs if isinstance(claim, Elsewhere)])
             await asyncio.gather(*(driver.start(execution) for execution in executions))
 
     def _wanted(self, driver: SessionDriver) -> int:

@@ -9,10 +9,10 @@ import structlog
 
 from gateway.core.reports import Reports
 from tokenrelay.calls import Call
-from tokenrelay.errors import OutOfRangeError, StoreUnavailableError, TokenrelayError
+from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
 from tokenrelay.store.feed import Feed, Follower
 from tokenrelay.store.protocols import GatewayStore
-from tokenrelay.store.shards import Shards, not_found
+from tokenrelay.store.shards import Shards, damaged, not_found
 from tokenrelay.store.values import Accepted, LogItem, Submission
 
 log = structlog.get_logger(__name__)
@@ -107,7 +107,7 @@ class Readers:
 
         Raises:
             GenerationNotFoundError: there is none, or no longer.
-            OutOfRangeError: it has no such sequence.
+            DataLossError: its data are damaged, or its log does not go as far as the client says that it has read.
         """
         self._shards.of(generation_id)
         follower = self._feed.follow(generation_id, after, from_log=True, end_only=end_only)
@@ -116,8 +116,11 @@ class Readers:
             lease = await self._feed.join(follower, self._patience)
             if lease is None:
                 raise not_found(generation_id)
-            if not 0 <= after <= lease.last:
-                raise OutOfRangeError.of_field("after_sequence", f"is {after}; the log goes from 0 to {lease.last}")
+            if lease.is_damaged:
+                raise damaged(generation_id)
+            if after > lease.last:
+                # Only a client that has seen more asks for that: a failover may have lost the end of the log.
+                raise DataLossError(f"after_sequence is {after}, but the token log ends at {lease.last}: its end is lost")
             log.debug("joined", generation_id=generation_id, after=after, state=lease.state, last=lease.last)
             yield reader
 

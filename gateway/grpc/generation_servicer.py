@@ -10,8 +10,8 @@ from gateway.core.readers import Reader, Readers
 from gateway.core.reports import Reports
 from tokenrelay import calls, telemetry, timings
 from tokenrelay.calls import Call
-from tokenrelay.errors import DrainingError, OutOfRangeError
-from tokenrelay.store.log import TokenLog
+from tokenrelay.errors import DataLossError, DrainingError, OutOfRangeError
+from tokenrelay.store.log import Extent, TokenLog
 from tokenrelay.store.protocols import GatewayStore
 from tokenrelay.store.records import Record
 from tokenrelay.store.values import LogItem
@@ -104,9 +104,19 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> generation_service_pb2.GetGenerationResponse:
         """Answers with what the log holds now."""
         record = await self._store.read_record(request.generation_id, self._patience)
-        items = await self._log.read_whole(request.generation_id)
+        items = await self._read_log(record)
         whole = responses.generation(record, items, _stored_timings(record, items))
         return generation_service_pb2.GetGenerationResponse(generation=whole)
+
+    async def _read_log(self, record: Record) -> list[LogItem]:
+        """Raises DataLossError if the log does not hold what the record says."""
+        extent = Extent(record.last, record.state > generation_pb2.GENERATION_STATE_RUNNING)
+        try:
+            return await self._log.read_whole(record.generation_id, extent)
+        except DataLossError:
+            # Record and log expire together, so that the log may have gone since the record was read.
+            await self._store.read_record(record.generation_id, self._patience)
+            raise
 
     async def CancelGeneration(
         self, request: generation_service_pb2.CancelGenerationRequest, context: Context

@@ -16,13 +16,14 @@ from tokenrelay.store.values import Accepted, Append, Claim, Finish, Outcome, Qu
 from tokenrelay.v1 import generation_pb2
 
 MODEL = "demo"
+SPEC = generation_pb2.GenerationSpec(model=MODEL).SerializeToString()
 
 
 def submission(**changes: object) -> Submission:
     values: dict[str, object] = {
         "generation_id": keys.new_generation_id(0),
         "job": store_pb2.Job(model=MODEL, n=1),
-        "spec": b"spec",
+        "spec": SPEC,
         "request_hash": "h",
         "idempotency_key": "",
         "queue_timeout_ms": None,
@@ -53,7 +54,7 @@ class Bench:
     async def claim(self, entry: QueueEntry, worker: str = "w1", nonce: str | None = None) -> Claim | None:
         self.nonces += 1
         (claim,) = await self.store.attempts.claim(MODEL, "f1", worker, [(entry, nonce or f"n{self.nonces}")])
-        return claim
+        return claim if isinstance(claim, Claim) else None
 
     async def take(self, worker: str = "w1") -> Claim:
         (entry,) = await self.read(worker, 1)

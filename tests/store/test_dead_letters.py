@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.store.conftest import MODEL, Bench
+from tests.store.conftest import MODEL, SPEC, Bench
 from tests.store.test_life_of_a_generation import until_reaped
 from tokenrelay.errors import GenerationNotFoundError, IdempotencyConflictError, QueueFullError
 from tokenrelay.store import dead_letters, keys
@@ -66,7 +66,7 @@ async def test_the_first_death_makes_a_suspect_and_the_second_a_dead_letter(benc
     (item,) = await bench.store.log.read(generation_id, 0)
     assert item.terminal == FAILED
     (letter,) = await letters.all()
-    assert (letter.generation_id, letter.content.spec, letter.model) == (generation_id, b"spec", MODEL)
+    assert (letter.generation_id, letter.content.spec, letter.model) == (generation_id, SPEC, MODEL)
     assert await bench.read() == [], "it is in no queue any more"
     assert (await bench.store.queue.depth(MODEL)).generations == 0
 
@@ -196,7 +196,7 @@ async def test_dead_letters_outlive_their_generation(bench: Bench, letters: Dead
     client = bench.client
     await client.delete(keys.record(generation_id, 0), keys.log(generation_id, 0))
     assert await client.ttl(keys.dead(MODEL, 0)) == -1
-    assert (await letters.find(generation_id)).content.spec == b"spec"
+    assert (await letters.find(generation_id)).content.spec == SPEC
 
 
 async def test_letters_are_listed_by_model_and_age(bench: Bench, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ async def test_a_requeued_letter_is_a_new_generation_that_begins_as_a_suspect(be
     assert (entry.generation_id, entry.is_suspect) == (accepted.generation_id, True)
     claim = await bench.claim(entry)
     assert claim is not None
-    assert (claim.record.spec, claim.record.job.model, claim.epoch, claim.record.lost_attempts) == (b"spec", MODEL, 1, ())
+    assert (claim.record.spec, claim.record.job.model, claim.epoch, claim.record.lost_attempts) == (SPEC, MODEL, 1, ())
     assert await engine_died(bench, claim) is Outcome.DEAD, "once more is enough"
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from tests.store.conftest import MODEL, Bench, submission
+from tests.store.conftest import MODEL, SPEC, Bench, submission
 from tests.support.waiting import eventually
 from tokenrelay.errors import (
     GenerationNotFoundError,
@@ -29,7 +29,7 @@ async def test_goes_from_queued_to_finished(bench: Bench) -> None:
 
     claim = await bench.take()
     assert claim.record.generation_id == generation_id
-    assert claim.record.spec == b"spec"
+    assert claim.record.spec == SPEC
     assert (claim.epoch, claim.record.epoch) == (1, 1)
     assert await bench.state(generation_id) == "RUNNING"
     assert await bench.store.queue.depth(MODEL) == Depth(0, 0)
@@ -363,9 +363,9 @@ async def test_a_cancelled_one_whose_worker_is_dead_ends_without_another(bench: 
 
 
 async def test_a_queue_timeout_ends_with_the_first_claim(bench: Bench) -> None:
-    generation_id = await bench.submit(queue_timeout_ms=20)
+    generation_id = await bench.submit(queue_timeout_ms=300)
     claim = await bench.take("w1")
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0.4)
     await bench.store.attempts.requeue(MODEL, [Requeue(generation_id, claim.fence)])
     assert (await bench.reap()).expired == 0
     assert (await bench.take("w2")).epoch == 2

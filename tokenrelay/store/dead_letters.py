@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from tokenrelay.errors import GenerationNotFoundError
 from tokenrelay.store import keys
 from tokenrelay.store.assembly import Store
+from tokenrelay.store.foreign import BROKEN, SharedKeys
 from tokenrelay.store.log import PAGE
 from tokenrelay.store.scripting import NamedScript
 from tokenrelay.store.v1 import store_pb2
@@ -45,6 +47,7 @@ class DeadLetters:
         self._store = store
         self._connection = store.connection
         self._registry = WorkerDirectory(store.connection)
+        self._shared = SharedKeys(store.connection)
         self._discard = NamedScript.load("discard")
 
     async def all(self, model: str | None = None) -> list[DeadLetter]:
@@ -56,9 +59,14 @@ class DeadLetters:
     async def _of(self, model: str, shard: int) -> AsyncIterator[DeadLetter]:
         after = FIRST
         while True:
-            page = await self._connection.streams.range(keys.dead(model, shard), after, PAGE)
+            key = keys.dead(model, shard)
+            read = partial(self._connection.streams.range, key, after, PAGE)
+            page = await self._shared.read(keys.prefix(shard), {key: "stream"}, read) or []
             for entry, fields in page:
-                yield DeadLetter(store_pb2.DeadLetter.FromString(fields[b"letter"]), entry, shard)
+                try:
+                    yield DeadLetter(store_pb2.DeadLetter.FromString(fields[b"letter"]), entry, shard)
+                except BROKEN as error:
+                    self._shared.report_once(keys.dead(model, shard), entry.encode(), error)
             if len(page) < PAGE:
                 return
             after = page[-1][0]

@@ -6,23 +6,24 @@ that runs all the time finds its log ahead.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
 from tokenrelay.store import keys
-from tokenrelay.store.log import PAGE, TokenLog
+from tokenrelay.store.log import PAGE, Extent, TokenLog, check
 from tokenrelay.store.protocols import GatewayStore
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import LogItem, ReaderLease
-from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
 END_ONLY = "!"  # at the end of a reader's name: entries are not fed, only the terminal record
+RENEWED_TOGETHER = 200  # reader leases in one script call
 CHECK_INTERVAL = 0.5  # seconds between looks at all open logs
 BUFFER_BYTES = 256 * 1024  # what one follower may hold; past it, it forgets and reads the log again
 ITEM_BYTES = 640  # what an item takes in memory beside its own bytes, which for one token are about twenty
@@ -49,6 +50,7 @@ class Follower:
         self._buffered_to = after  # the last sequence in the buffer
         self._buffered_bytes = 0
         self._must_read = False
+        self._extent = Extent()
         self._failure: TokenrelayError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -82,10 +84,16 @@ class Follower:
         self._buffered_bytes += size + ITEM_BYTES
         self._wake()
 
-    def reread(self) -> None:
-        """Forgets the buffer; the next items come from the log."""
+    def reread(self, extent: Extent | None = None) -> None:
+        """Forgets the buffer; the next items come from the log.
+
+        Args:
+            extent: how far the log goes at least at this moment, if that is known. If it is then found shorter, it is lost.
+        """
         self._clear()
         self._must_read = True
+        if extent is not None:
+            self._extent = extent
         self._wake()
 
     def fail(self, error: TokenrelayError) -> None:
@@ -101,7 +109,7 @@ class Follower:
         """Returns the next items, at least one, as soon as there are any.
 
         Raises:
-            DataLossError: the log is gone, or has lost what was handed out before.
+            DataLossError: the log is gone, or lacks something.
             StoreUnavailableError: the log could not be read for longer than the connection's patience.
         """
         while True:
@@ -124,19 +132,23 @@ class Follower:
         # What is pushed while the log is read is buffered again, so that nothing falls between the two.
         self._must_read = False
         self._clear()
+        # What was known before the read holds for it, and for its last page only. Kept longer, it would call a log lost that
+        # a failover has set back behind what was never sent.
+        extent = self._extent
         try:
             items = await self._log.read(self.generation_id, self._position)
         except BaseException:
             self._must_read = True
             raise
+        # If a new primary of Redis lacked the end of the log and that has grown again, its entries end elsewhere. Tokens may be
+        # others too, and to hand out an entry that begins before our place would repeat some.
+        check(self.generation_id, items, self._position, extent, may_begin_before=not self._is_at_boundary)
         if len(items) == PAGE:
             self._must_read = True
             self._clear()
+        elif self._extent is extent:
+            self._extent = Extent()
         if items:
-            if self._is_at_boundary and _begins_at(items[0]) < self._position:
-                # A new primary of Redis lacked the log's end, and the log has grown again, with other boundaries. Its tokens
-                # may be others too, and to hand out this entry would repeat some.
-                raise DataLossError(LOST)
             self._is_at_boundary = True
             self._position = items[-1].sequence
             self._join()
@@ -172,6 +184,7 @@ class Feed:
         self._log = token_log
         self._gateway = gateway
         self._followers: dict[str, list[Follower]] = {}
+        self._renewing: asyncio.Task[list[ReaderLease | None]] | None = None
         self._behind: dict[Follower, int] = {}  # who was behind at the last look, and at which position
 
     def __len__(self) -> int:
@@ -201,7 +214,7 @@ class Feed:
             followers.remove(follower)
         if not followers:
             self._followers.pop(follower.generation_id, None)
-        return all(other.reader != follower.reader for other in followers)
+        return not self._is_read(follower.generation_id, follower.reader)
 
     async def join(self, follower: Follower, patience: float) -> ReaderLease | None:
         """Takes a reader lease on a follower's generation; returns where it stands, None if it is gone.
@@ -212,11 +225,25 @@ class Feed:
         """
         (lease,) = await self._store.renew_readers(follower.reader, self.lease_ms, [follower.generation_id], patience)
         follower.is_accepted = lease is not None
+        if lease is not None and not follower.is_waiting():  # it has not read yet
+            follower.reread(Extent(lease.last, lease.is_over))
         return lease
 
     async def leave(self, follower: Follower) -> None:
-        """Takes this gateway's reader lease away, which may start the generation's disconnect policy."""
-        await self._store.leave(follower.reader, follower.generation_id)
+        """Takes this gateway's reader lease away, which may start the generation's disconnect policy.
+
+        Does nothing if somebody here has begun to read the generation meanwhile.
+        """
+        # A renewal that is under way was put together when this follower was still here. It may be repeated after a lost
+        # connection, and if it came after our word it would undo it. So our word is sent when that is over.
+        while self._renewing is not None:
+            await asyncio.wait({self._renewing})
+        if not self._is_read(follower.generation_id, follower.reader):
+            await self._store.leave(follower.reader, follower.generation_id)
+            log.debug("reader lease given up", generation_id=follower.generation_id)
+
+    def _is_read(self, generation_id: str, reader: str) -> bool:
+        return any(other.reader == reader for other in self._followers.get(generation_id, ()))
 
     def fail_all(self, error: TokenrelayError) -> None:
         """Ends all following with an error."""
@@ -245,13 +272,26 @@ class Feed:
 
     def receive(self, message: bytes) -> None:
         """Hands one FeedFrame's entries to their followers."""
-        entries = store_pb2.FeedFrame.FromString(message).entries
+        try:
+            entries = store_pb2.FeedFrame.FromString(message).entries
+        except DecodeError:
+            log.warning("a message on the feed is none of ours", bytes=len(message))
+            return
         for entry in entries:
             followers = self._followers.get(entry.generation_id)
             if followers:
-                item = _item(entry)
-                for follower in followers:
-                    follower.push(item, len(entry.log_entry) or len(entry.terminal))
+                self._push(entry, followers)
+
+    def _push(self, entry: store_pb2.FeedEntry, followers: Sequence[Follower]) -> None:
+        try:
+            item = _item(entry)
+        except DecodeError:
+            log.warning("an entry on the feed is none of ours", generation_id=entry.generation_id)
+            for follower in followers:
+                follower.reread()
+            return
+        for follower in followers:
+            follower.push(item, len(entry.log_entry) or len(entry.terminal))
 
     async def _repeat(self, once: Callable[[], Awaitable[None]], interval: float) -> None:
         while True:
@@ -286,23 +326,41 @@ class Feed:
 
     async def renew_once(self) -> None:
         """Renews the reader leases, and finds ends that the feed has lost; a generation that is gone is lost data."""
-        by_reader: dict[str, list[tuple[Follower, int]]] = {}
+        by_reader: dict[str, list[Follower]] = {}
         for follower in self._all():
             if follower.is_accepted:
-                by_reader.setdefault(follower.reader, []).append((follower, follower.position))
+                by_reader.setdefault(follower.reader, []).append(follower)
         for reader, followers in by_reader.items():
-            ids = [follower.generation_id for follower, _ in followers]
-            leases = await self._store.renew_readers(reader, self.lease_ms, ids)
-            for (follower, position), lease in zip(followers, leases, strict=True):
-                if lease is None or lease.last < position:
-                    follower.fail(DataLossError(LOST))
-                elif lease.state > generation_pb2.GENERATION_STATE_RUNNING and follower.is_waiting():
-                    follower.reread()
+            # In parts, since Redis does nothing else while a script runs.
+            for start in range(0, len(followers), RENEWED_TOGETHER):
+                await self._renew(reader, followers[start : start + RENEWED_TOGETHER])
 
+    async def _renew(self, reader: str, followers: Sequence[Follower]) -> None:
+        # Who has left since the list was made is not renewed, or that would undo the leaving.
+        still = [(one, one.position) for one in followers if one in self._followers.get(one.generation_id, ())]
+        if not still:
+            return
+        ids = [follower.generation_id for follower, _ in still]
+        self._renewing = asyncio.create_task(self._store.renew_readers(reader, self.lease_ms, ids))
+        try:
+            leases = await self._renewing
+        finally:
+            self._renewing.cancel()
+            self._renewing = None
+        for (follower, position), lease in zip(still, leases, strict=True):
+            self._compare(follower, position, lease)
 
-def _begins_at(item: LogItem) -> int:
-    """Returns the sequence before an item."""
-    return item.sequence if item.entry is None else item.sequence - item.entry.token_count
+    @staticmethod
+    def _compare(follower: Follower, position: int, lease: ReaderLease | None) -> None:
+        """Compares where a follower was when its lease was renewed with where its generation stood."""
+        if lease is None or lease.is_damaged or lease.last < position:
+            log.error("the log of a followed generation is lost", generation_id=follower.generation_id, sent=position)
+            follower.fail(DataLossError(LOST))
+        elif not follower.is_waiting() or follower.position != position:
+            return  # it goes on by itself
+        elif lease.is_over or (lease.last > position and not follower.end_only):
+            # The feed has lost this, or the log has.
+            follower.reread(Extent(lease.last, lease.is_over))
 
 
 def _item(entry: store_pb2.FeedEntry) -> LogItem:

@@ -1,14 +1,20 @@
 """Generations as gateways see them: accept, follow, cancel, look up."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from tokenrelay.errors import IdempotencyConflictError, QueueFullError, StoreFullError
+import structlog
+
+from tokenrelay.errors import DataLossError, IdempotencyConflictError, QueueFullError, StoreFullError
 from tokenrelay.store import ends, keys, terminals
 from tokenrelay.store.records import Record
+from tokenrelay.store.redis.errors import UnexpectedReplyError
 from tokenrelay.store.scripting import NamedScript, Scripts
-from tokenrelay.store.shards import not_found
-from tokenrelay.store.values import Accepted, ReaderLease, StoreLimits, Submission
+from tokenrelay.store.shards import damaged, not_found
+from tokenrelay.store.values import DAMAGED, Accepted, ReaderLease, StoreLimits, Submission
 from tokenrelay.v1 import generation_pb2
+
+log = structlog.get_logger(__name__)
 
 
 class Generations:
@@ -42,6 +48,7 @@ class Generations:
             IdempotencyConflictError: the key stands for another request.
             QueueFullError: the model's queue has reached a bound.
             StoreFullError: Redis is above its watermark.
+            DataLossError: the idempotency key stands for a damaged generation.
         """
         job, limits = submission.job.SerializeToString(), self._limits
         key = submission.idempotency_key
@@ -66,8 +73,12 @@ class Generations:
             "engine_deaths": 1 if submission.suspect else None,
         }
         shard = keys.shard_of_ours(submission.generation_id)
-        status, *details = await self._scripts.run(self._submit, shard, arguments, patience)
+        try:
+            status, *details = await self._scripts.run(self._submit, shard, arguments, patience)
+        except UnexpectedReplyError as error:
+            raise DataLossError("the generation that the idempotency_key stands for is damaged in Redis") from error
         if status in (b"CREATED", b"JOINED"):
+            log.debug("submitted", generation_id=details[0].decode(), status=status.decode())
             return Accepted(details[0].decode(), status == b"CREATED")
         if status == b"CONFLICT":
             raise IdempotencyConflictError("idempotency_key: it belongs to another request")
@@ -90,7 +101,7 @@ class Generations:
         }
         items = [{"id": generation_id} for generation_id in ids]
         replies = await self._scripts.run_batch(self._renew_readers, arguments, items, patience)
-        leases = [None if reply == b"GONE" else ReaderLease(*reply) for reply in replies]
+        leases = [_lease_of(generation_id, reply) for generation_id, reply in zip(ids, replies, strict=True)]
         for generation_id, lease in zip(ids, leases, strict=True):
             if lease is not None and lease.ended_here:
                 ends.report(generation_id, lease.state)
@@ -105,12 +116,17 @@ class Generations:
 
         Raises:
             GenerationNotFoundError: there is none, or no longer.
+            DataLossError: it is damaged.
         """
         arguments = {"id": generation_id, "retention_ms": self._limits.retention_ms, "cancelled": self._cancelled}
         shard = self._scripts.shards.of(generation_id)
-        state, ended_here = await self._scripts.run(self._cancel, shard, arguments, patience)
+        try:
+            state, ended_here = await self._scripts.run(self._cancel, shard, arguments, patience)
+        except UnexpectedReplyError as error:
+            raise damaged(generation_id) from error
         if state == 0:
             raise not_found(generation_id)
+        log.debug("cancel noted", generation_id=generation_id, state=state)
         if ended_here:
             ends.report(generation_id, state)
         return generation_pb2.GenerationState.ValueType(state)
@@ -120,11 +136,23 @@ class Generations:
 
         Raises:
             GenerationNotFoundError: there is none, or no longer.
+            DataLossError: it is damaged.
         """
-        fields = await self._connection.hash(keys.record(generation_id, self._scripts.shards.of(generation_id)), patience)
+        key = keys.record(generation_id, self._scripts.shards.of(generation_id))
+        try:
+            fields = await self._connection.hash(key, patience)
+        except UnexpectedReplyError as error:
+            raise damaged(generation_id) from error
         if not fields:
             raise not_found(generation_id)
         return Record.parse(generation_id, fields)
+
+
+def _lease_of(generation_id: str, reply: Any) -> ReaderLease | None:
+    if reply == DAMAGED:
+        log.error("a generation's data in redis are damaged", generation_id=generation_id)
+        return ReaderLease(generation_pb2.GENERATION_STATE_UNSPECIFIED, 0, 0, is_damaged=True)
+    return None if reply == b"GONE" else ReaderLease(*reply)
 
 
 def _queue_full(generations: int, size: int, limits: StoreLimits) -> QueueFullError:

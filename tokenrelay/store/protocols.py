@@ -1,6 +1,6 @@
 """What the gateway's core and the worker take of the store, beside the token log and the queue."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from tokenrelay.clock import PeerClock
@@ -9,6 +9,7 @@ from tokenrelay.store.values import (
     Accepted,
     Append,
     Claim,
+    Elsewhere,
     Finish,
     Outcome,
     QueueEntry,
@@ -46,8 +47,13 @@ class WorkerStore(Protocol):
     clock: PeerClock
 
     async def claim(
-        self, model: str, fingerprint: str, worker: str, wanted: Sequence[tuple[QueueEntry, str]]
-    ) -> list[Claim | None]: ...
+        self,
+        model: str,
+        fingerprint: str,
+        worker: str,
+        wanted: Sequence[tuple[QueueEntry, str]],
+        served: Collection[str] = (),
+    ) -> list[Claim | Elsewhere | None]: ...
 
     async def write(self, appends: Sequence[Append], finishes: Sequence[Finish] = ()) -> WriteResults: ...
 

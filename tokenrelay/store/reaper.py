@@ -6,7 +6,7 @@ import structlog
 
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.metrics import ReaperMetrics
-from tokenrelay.store import ends, terminals
+from tokenrelay.store import ends, foreign, terminals
 from tokenrelay.store.scripting import NamedScript, Scripts
 from tokenrelay.store.values import Reaped, StoreLimits
 
@@ -48,12 +48,21 @@ class Reaper:
     async def reap_once(self, shard: int) -> Reaped:
         """Does one pass over what is due in a shard."""
         reply = await self._scripts.run(self._reap, shard, self._arguments)
-        reaped, ended = Reaped(*reply[:REAPED]), reply[REAPED:]
+        reaped, (ended, damaged, aside) = Reaped(*reply[:REAPED]), reply[REAPED:]
+        for generation_id in damaged:
+            log.error("a generation's data in redis are damaged; it is set aside", generation_id=_text(generation_id))
+        for key, name in zip(aside[::2], aside[1::2], strict=True):
+            foreign.report_aside(_text(key), name)
         for generation_id, state in zip(ended[::2], ended[1::2], strict=True):
-            ends.report(generation_id.decode(), state)
+            ends.report(_text(generation_id), state)
         decisions = {name: count for name, count in reaped._asdict().items() if count and name != "looked_at"}
         for decision, count in decisions.items():
             self._metrics.reaped.labels(decision).inc(count)
         if decisions:
             log.info("reaped", shard=shard, **decisions)
         return reaped
+
+
+def _text(name: bytes) -> str:
+    """Returns a name that may be anybody's."""
+    return name.decode(errors="replace")

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
+from tokenrelay.errors import DataLossError
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.v1 import generation_pb2
 
@@ -38,7 +41,18 @@ class Record:
 
     @classmethod
     def parse(cls, generation_id: str, fields: Mapping[bytes, bytes]) -> "Record":
-        """Reads the fields of the hash."""
+        """Reads the fields of the hash.
+
+        Raises:
+            DataLossError: they are not as we write them.
+        """
+        try:
+            return cls._parse(generation_id, fields)
+        except (KeyError, ValueError, DecodeError) as error:
+            raise DataLossError(f"the record of generation {generation_id} is damaged: {error!r}") from error
+
+    @classmethod
+    def _parse(cls, generation_id: str, fields: Mapping[bytes, bytes]) -> "Record":
 
         def number(name: bytes) -> int | None:
             value = fields.get(name)
@@ -46,7 +60,7 @@ class Record:
 
         return cls(
             generation_id=generation_id,
-            state=generation_pb2.GenerationState.ValueType(int(fields[b"state"])),
+            state=_state(fields[b"state"]),
             job=store_pb2.Job.FromString(fields[b"job"]),
             spec=fields.get(b"spec", b""),
             last=int(fields[b"last"]),
@@ -78,6 +92,10 @@ class Record:
             claimed_us=self.claimed_us or 0,
             first_logged_us=self.first_us or 0,
         )
+
+
+def _state(value: bytes) -> generation_pb2.GenerationState.ValueType:
+    return generation_pb2.GenerationState.Value(generation_pb2.GenerationState.Name(int(value)))  # type: ignore[arg-type]
 
 
 def _parse_history(text: bytes) -> Iterable[store_pb2.LostAttempt]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tokenrelay.errors import GenerationNotFoundError
+from tokenrelay.errors import DataLossError, GenerationNotFoundError
 from tokenrelay.store import keys
 
 
@@ -40,3 +40,8 @@ class Shards:
 def not_found(generation_id: str) -> GenerationNotFoundError:
     """Returns the error for an unknown and for an expired id alike."""
     return GenerationNotFoundError(f"generation_id: there is no generation {generation_id[:64]!r}, or no longer")
+
+
+def damaged(generation_id: str) -> DataLossError:
+    """Returns the error for a generation whose record or log is not as we write them, or lacks something."""
+    return DataLossError(f"the data of generation {generation_id} in Redis are damaged or incomplete")

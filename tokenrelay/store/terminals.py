@@ -1,6 +1,6 @@
 """The terminal records that scripts write by themselves, when no worker is there to do it."""
 
-from tokenrelay.errors import GenerationCancelledError, GenerationExpiredError, TokenrelayError
+from tokenrelay.errors import DataLossError, GenerationCancelledError, GenerationExpiredError, TokenrelayError
 from tokenrelay.status import to_status
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.v1 import generation_pb2
@@ -29,6 +29,13 @@ def past_queue_timeout() -> store_pb2.Terminal:
         "queue_timeout passed before a worker took the generation", retry_after=RETRY_AFTER_QUEUE_TIMEOUT
     )
     return of_error(generation_pb2.GENERATION_STATE_EXPIRED, error)
+
+
+def log_lost() -> store_pb2.Terminal:
+    return of_error(
+        generation_pb2.GENERATION_STATE_FAILED,
+        DataLossError("the generation's data in Redis are damaged or incomplete; it cannot go on"),
+    )
 
 
 def of_time() -> dict[str, bytes]:

@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+import structlog
+
 from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.v1 import generation_pb2
+
+log = structlog.get_logger(__name__)
 
 
 class Outcome(StrEnum):
@@ -25,10 +29,14 @@ class Outcome(StrEnum):
 
 
 OUTCOMES = {outcome.encode(): outcome for outcome in Outcome}
+DAMAGED = b"DAMAGED"  # what a script replies of a generation whose record or log is not as we write them
 
 
-def outcome_of(reply: bytes) -> Outcome:
-    """Returns what a script's reply means."""
+def outcome_of(reply: bytes, generation_id: str) -> Outcome:
+    """Returns what a script's reply means. A damaged generation is nobody's: its owner lets go of it."""
+    if reply == DAMAGED:
+        log.error("a generation's data in redis are damaged", generation_id=generation_id)
+        return Outcome.FENCED
     return OUTCOMES[reply]
 
 
@@ -101,6 +109,12 @@ class Claim(NamedTuple):
     record: Record
 
 
+class Elsewhere(NamedTuple):
+    """A generation that another worker is to claim, since its tokens come from an engine like that one's."""
+
+    fingerprint: str
+
+
 class Append(NamedTuple):
     """A log entry to append, a serialized LogEntry; sequences before and after it."""
 
@@ -145,11 +159,22 @@ class WriteResults(NamedTuple):
 
 
 class ReaderLease(NamedTuple):
-    """Where a generation stands on which a gateway has a reader lease, and whether the last reader's leaving just ended it."""
+    """Where a generation stands on which a gateway has a reader lease.
+
+    Attributes:
+        last: the last sequence in its log.
+        ended_here: whether its last reader's leaving has just ended it.
+        is_damaged: whether its data are damaged, so that nobody can go on with it and the rest here says nothing.
+    """
 
     state: generation_pb2.GenerationState.ValueType
     last: int
     ended_here: int
+    is_damaged: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.state > generation_pb2.GENERATION_STATE_RUNNING
 
 
 class LogItem(NamedTuple):

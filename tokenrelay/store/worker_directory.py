@@ -1,9 +1,10 @@
 """Who serves what: workers announce themselves, gateways read it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tokenrelay.store import keys
+from tokenrelay.store.foreign import BROKEN, SharedKeys, report_aside
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.scripting import NamedScript
 from tokenrelay.store.v1 import store_pb2
@@ -41,6 +42,7 @@ class WorkerDirectory:
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
+        self._shared = SharedKeys(connection)
         self._announce = NamedScript.load("announce")
 
     async def announce(self, announcement: store_pb2.WorkerAnnouncement) -> None:
@@ -54,7 +56,9 @@ class WorkerDirectory:
 
     async def _run(self, worker_id: str, model: str, announcement: bytes) -> None:
         arguments = {"worker": worker_id, "model": model, "announcement": announcement, "keep_ms": FORGET_MS}
-        await self._connection.run_together([self._announce.call(keys.REGISTRY_PREFIX, arguments)], patience=0)
+        (reply,) = await self._connection.run_together([self._announce.call(keys.REGISTRY_PREFIX, arguments)], patience=0)
+        for key, name in zip(reply.items[::2], reply.items[1::2], strict=True):
+            report_aside(key.decode(errors="replace"), name)
 
     async def live_workers(self) -> set[str]:
         """Returns the ids of the workers that have announced themselves lately."""
@@ -71,18 +75,27 @@ class WorkerDirectory:
             if not worker.draining:
                 live.setdefault(worker.model.name, []).append(worker)
         models = {}
-        for name, value in (await self._connection.hash(f"{keys.REGISTRY_PREFIX}models")).items():
-            seen_ms, announcement = _parse(value)
-            workers = live.get(name.decode(), [])
+        for name, seen_ms, announcement in await self._read("models"):
+            workers = live.get(name, [])
             absent_ms = 0 if workers else max(1, self._now_ms() - seen_ms)
-            models[name.decode()] = ServedModel(_combine(announcement.model, workers), absent_ms)
+            models[name] = ServedModel(_combine(announcement.model, workers), absent_ms)
         return models
 
     async def _read_live(self) -> list[store_pb2.WorkerAnnouncement]:
-        values: Mapping[bytes, bytes] = await self._connection.hash(f"{keys.REGISTRY_PREFIX}workers")
         oldest = self._now_ms() - SILENCE_MS
-        announcements = [_parse(value) for value in values.values()]
-        return [announcement for seen_ms, announcement in announcements if seen_ms >= oldest]
+        return [announcement for _, seen_ms, announcement in await self._read("workers") if seen_ms >= oldest]
+
+    async def _read(self, name: str) -> list[tuple[str, int, store_pb2.WorkerAnnouncement]]:
+        """Reads one of the hashes: each field, when it was written, and what it says. What is none of ours is passed over."""
+        key = f"{keys.REGISTRY_PREFIX}{name}"
+        values = await self._shared.read(keys.REGISTRY_PREFIX, {key: "hash"}, lambda: self._connection.hash(key)) or {}
+        found = []
+        for field, value in values.items():
+            try:
+                found.append((field.decode(), *_parse(value)))
+            except BROKEN as error:
+                self._shared.report_once(key, field, error)
+        return found
 
     def _now_ms(self) -> int:
         return self._connection.clock.now() // 1_000_000

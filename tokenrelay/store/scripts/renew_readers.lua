@@ -10,6 +10,12 @@ local function each(id)
     local record = read(id, 'policy', 'grace', 'owner', unpack(CONCLUDE))
     if not record then return 'GONE' end
     if record.state > RUNNING then return {record.state, tonumber(record.last), 0} end
+    -- What waits must have its entry in the queue, or it would wait for ever.
+    if record.state == QUEUED then
+        check(record)
+        local key = queue_key(record.queue, record.model)
+        if #on_shared('XRANGE', key, record.entry, record.entry) == 0 then requeue(id, record) end
+    end
     local readers, latest = set_reader(record.watchers, reader, lease_ms)
     local cancel_at = cancel_instant(tonumber(record.policy), tonumber(record.grace), latest)
     redis.call('HSET', record_key(id), 'watchers', readers)

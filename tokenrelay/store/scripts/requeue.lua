@@ -26,12 +26,12 @@ local function each(id, fence, queue, entry, died, terminal, letter)
     local unclaimed = record and fence == '' and record.state == QUEUED and record.queue == queue and record.entry == entry
     if ours and record.state == RUNNING and died ~= '' and count_death(id, record) and terminal ~= '' then
         conclude(id, record, FAILED, terminal, retention_ms)
-        redis.call('XADD', dead_key(model), '*', 'id', id, 'letter', letter)
+        on_shared('XADD', dead_key(model), '*', 'id', id, 'letter', letter)
         return 'DEAD'
     elseif (ours and record.state == RUNNING) or unclaimed then
         requeue(id, record)
         record.state = QUEUED
-        look_at(id, next_look(record))
+        look_at(id, next_look(record, 0))
         return 'OK'
     elseif ours and record.state == FAILED and tonumber(record.engine_deaths or 0) >= DEADLY then
         return 'DEAD'

@@ -28,11 +28,52 @@ local function idempotency_key(hash) return PREFIX .. 'idempotency:' .. hash end
 local DUE = PREFIX .. 'due'
 local FINISHED = PREFIX .. 'finished'
 
+-- What a damaged generation makes a script fail of: a key of another type, a field that is missing or is no number, an entry
+-- in the log that is none of ours. All other errors are about Redis itself: the whole call fails of them and is repeated.
+local DAMAGE = {'WRONGTYPE', 'attempt to ', 'bad argument', 'not an integer', 'equal or smaller', 'Invalid stream ID'}
+
+local function is_damage(failure)
+    local text = type(failure) == 'table' and failure.err or tostring(failure)
+    for _, mark in ipairs(DAMAGE) do
+        if string.find(text, mark, 1, true) then return true end
+    end
+    return false
+end
+
+-- Does one item of a batch. One damaged generation must not fail the others of its frame.
+local function guarded(each, ...)
+    local is_done, reply = pcall(each, ...)
+    if is_done then return reply end
+    if is_damage(reply) then return 'DAMAGED' end
+    return error(reply)
+end
+
+-- Runs a command on a generation's own key. Returns nil if what is there is none of ours.
+local function attempt(...)
+    local reply = redis.pcall(...)
+    if type(reply) ~= 'table' or not reply.err then return reply end
+    if is_damage(reply) then return nil end
+    return error(reply)
+end
+
+-- Runs a command on a key that many generations share. What has another type there is set aside, or nothing would work any
+-- more; reap reports it.
+local function on_shared(command, key, ...)
+    local reply = redis.pcall(command, key, ...)
+    if type(reply) ~= 'table' or not reply.err then return reply end
+    if not string.find(reply.err, 'WRONGTYPE', 1, true) then return error(reply) end
+    local aside = PREFIX .. 'foreign:' .. string.sub(key, #PREFIX + 1) .. ':' .. digits(NOW_US)
+    redis.call('RENAME', key, aside)
+    redis.pcall('HSET', PREFIX .. 'foreign', key, aside)
+    return redis.call(command, key, ...)
+end
+
 -- Returns the named fields of a record as a table, or nil if there is no such record. Absent fields are nil.
 local function read(id, ...)
     local values = redis.call('HMGET', record_key(id), 'state', ...)
     if not values[1] then return nil end
     local record = {state = tonumber(values[1])}
+    if not record.state then error('attempt to read a damaged record') end
     for position, name in ipairs({...}) do
         record[name] = values[position + 1] or nil
     end
@@ -102,35 +143,51 @@ end
 
 -- Makes sure that reap looks at a generation at an instant or before.
 local function look_at(id, instant)
-    if instant then redis.call('ZADD', DUE, 'LT', instant, id) end
+    if instant then on_shared('ZADD', DUE, 'LT', instant, id) end
 end
 
 -- Takes a queue entry out for good.
 local function remove_entry(queue, model, entry)
     local key = queue_key(queue, model)
-    redis.call('XACK', key, GROUP, entry)
+    on_shared('XACK', key, GROUP, entry)
     redis.call('XDEL', key, entry)
 end
 
 local function count_depth(model, generations, bytes)
-    redis.call('HINCRBY', depth_key(model), 'generations', generations)
-    redis.call('HINCRBY', depth_key(model), 'bytes', bytes)
+    for name, change in pairs({generations = generations, bytes = bytes}) do
+        local counted = redis.pcall('HINCRBY', depth_key(model), name, change)
+        if type(counted) == 'table' and counted.err then
+            -- Most likely no number. What waits is counted anew from nothing, since a count is a bound and no promise.
+            on_shared('HDEL', depth_key(model), name)
+            redis.call('HINCRBY', depth_key(model), name, math.max(0, change))
+        end
+    end
 end
 
 -- Fields that conclude and requeue need.
 local CONCLUDE = {'model', 'n', 'last', 'queue', 'entry', 'size', 'watchers', 'idempotency', 'engine_deaths'}
 
+-- Fails, before anything is written, on a record that lacks what concluding and requeueing need.
+local function check(record)
+    for _, name in ipairs({'model', 'n', 'queue', 'entry'}) do
+        if not record[name] then error('attempt to use a record without ' .. name) end
+    end
+    if not tonumber(record.last) or not tonumber(record.size) then error('attempt to use a record without its counts') end
+end
+
 -- Ends a generation: its terminal record, its state, the expiry of all its keys, and its queue entry's end.
 local function conclude(id, record, state, terminal, retention)
     allow_out_of_memory()
-    redis.call('XADD', log_key(id), record.last .. '-1', 't', terminal, 'at', NOW_US)
+    check(record)
+    -- A log that is none of ours stays as it is. Readers learn from the record that there ought to be more.
+    attempt('XADD', log_key(id), record.last .. '-1', 't', terminal, 'at', NOW_US)
     redis.call('HSET', record_key(id), 'state', state, 'finished_us', NOW_US, 'expires', NOW + retention)
     redis.call('HDEL', record_key(id), 'spec', 'cancelled', 'cancel_at', 'watchers', 'watch', 'lease', 'queue_deadline')
     redis.call('PEXPIRE', record_key(id), retention)
     redis.call('PEXPIRE', log_key(id), retention)
     if record.idempotency then redis.call('PEXPIRE', idempotency_key(record.idempotency), retention) end
-    redis.call('ZREM', DUE, id)
-    redis.call('ZADD', FINISHED, NOW, id)
+    on_shared('ZREM', DUE, id)
+    on_shared('ZADD', FINISHED, NOW, id)
     remove_entry(record.queue, record.model, record.entry)
     if record.state == QUEUED then count_depth(record.model, -1, -tonumber(record.size)) end
     publish_end(record.watchers, feed_entry(id, tonumber(record.last), TERMINAL, terminal))
@@ -140,12 +197,13 @@ end
 local function add_entry(queue, model, id, n, engine_deaths)
     local fields = {'id', id, 'n', n}
     if engine_deaths then fields = {'id', id, 'n', n, 'engine_deaths', engine_deaths} end
-    return redis.call('XADD', queue_key(queue, model), '*', unpack(fields))
+    return on_shared('XADD', queue_key(queue, model), '*', unpack(fields))
 end
 
 -- Puts a generation to the front of its queue.
 local function requeue(id, record)
     allow_out_of_memory()
+    check(record)
     remove_entry(record.queue, record.model, record.entry)
     local entry = add_entry('returned', record.model, id, record.n, record.engine_deaths)
     redis.call('HSET', record_key(id), 'state', QUEUED, 'queue', 'returned', 'entry', entry)
@@ -168,9 +226,9 @@ local back
 local function back_since(lease)
     if not back then
         local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-        local known = redis.call('HMGET', PREFIX .. 'server', 'run_id', 'since', 'seen')
-        back = tonumber(known[2] or 0)
-        if known[1] ~= run_id or NOW - tonumber(known[3] or 0) > lease / 2 then
+        local known = on_shared('HMGET', PREFIX .. 'server', 'run_id', 'since', 'seen')
+        back = tonumber(known[2] or 0) or 0
+        if known[1] ~= run_id or NOW - (tonumber(known[3] or 0) or 0) > lease / 2 then
             back = NOW
             redis.call('HSET', PREFIX .. 'server', 'run_id', run_id, 'since', NOW, 'seen', NOW)
         end
@@ -203,30 +261,15 @@ local function overdue(id, record, terminals, lease)
 end
 
 -- The earliest instant at which something must be decided about a generation, or nil.
-local function next_look(record)
+local function next_look(record, lease)
     if record.cancelled then return NOW end
-    local limit = record.queue_deadline
-    if record.state == RUNNING then limit = record.lease end
-    local earliest = math.huge
-    for _, name in ipairs({'cancel_at', 'deadline'}) do
-        earliest = math.min(earliest, tonumber(record[name] or math.huge))
+    local limit, deadline = record.queue_deadline, tonumber(record.deadline or math.huge)
+    if record.state == RUNNING then
+        -- Its owner ends it at the deadline. Only if it has not done so for a lease, somebody else does.
+        limit, deadline = record.lease, deadline + lease
     end
+    local earliest = math.min(deadline, tonumber(record.cancel_at or math.huge))
     earliest = math.min(earliest, tonumber(limit or math.huge))
     if earliest == math.huge then return nil end
     return earliest
-end
-
--- What a damaged generation makes a script fail of: a key of another type, a field that is missing or is no number, an entry
--- in the log that is none of ours. All other errors are about Redis itself: the whole call fails of them and is repeated.
-local DAMAGE = {'WRONGTYPE', 'attempt to ', 'bad argument', 'not an integer', 'not a valid float', 'equal or smaller', 'Invalid stream ID'}
-
--- Does one item of a batch. One damaged generation must not fail the others of its frame.
-local function guarded(each, ...)
-    local is_done, reply = pcall(each, ...)
-    if is_done then return reply end
-    local text = type(reply) == 'table' and reply.err or tostring(reply)
-    for _, mark in ipairs(DAMAGE) do
-        if string.find(text, mark, 1, true) then return 'DAMAGED' end
-    end
-    return error(reply)
 end

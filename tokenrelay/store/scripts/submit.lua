@@ -16,7 +16,7 @@
 if redis.call('EXISTS', record_key(id)) == 1 then return {NOW_US, 'CREATED', id} end
 
 if idempotency ~= '' then
-    local taken = redis.call('GET', idempotency_key(idempotency))
+    local taken = on_shared('GET', idempotency_key(idempotency))
     if taken then
         local other = read(taken, 'request_hash')
         if other and other.request_hash ~= request_hash then return {NOW_US, 'CONFLICT'} end
@@ -24,8 +24,8 @@ if idempotency ~= '' then
     end
 end
 
-local depth = redis.call('HMGET', depth_key(model), 'generations', 'bytes')
-local generations, bytes = tonumber(depth[1] or 0), tonumber(depth[2] or 0)
+local depth = on_shared('HMGET', depth_key(model), 'generations', 'bytes')
+local generations, bytes = tonumber(depth[1] or 0) or 0, tonumber(depth[2] or 0) or 0
 if generations + 1 > most_generations or bytes + size > most_bytes then
     return {NOW_US, 'FULL', generations, bytes}
 end
