@@ -49,14 +49,14 @@ class GatewayApplication:
     async def start_up(self) -> None:
         settings = self._settings
         memory.give_back()
-        registry = metrics.new_registry()
-        metrics.LoopMetrics(registry).watch()
+        metrics_registry = metrics.new_registry()
+        metrics.LoopMetrics(metrics_registry).watch()
         tracing = telemetry.set_up("tokenrelay-gateway", self._gateway_id, settings)
         self._resources.callback(tracing.shut_down)
-        self._open_store(registry)
-        self._open_metrics(registry)
+        self._open_store(metrics_registry)
+        self._open_metrics(metrics_registry)
         self._servicer = self._make_servicer(tracing)
-        self._server = server.build(settings, SERVICES, [Chain(tracing, metrics.CallMetrics(registry), settings)])
+        self._server = server.build(settings, SERVICES, [Chain(tracing, metrics.CallMetrics(metrics_registry), settings)])
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
         self.port = await self._server.listen(settings.host, settings.port)
@@ -64,9 +64,9 @@ class GatewayApplication:
         log.info("listening", host=settings.host, port=self.port, gateway_id=self._gateway_id)
         await self._wait_for_store()
 
-    def _open_store(self, registry: CollectorRegistry) -> None:
+    def _open_store(self, metrics_registry: CollectorRegistry) -> None:
         settings = self._settings
-        self._metrics = metrics.GatewayMetrics(registry)
+        self._metrics = metrics.GatewayMetrics(metrics_registry)
         self._store = assembly.open_store(settings)
         self._resources.push_async_callback(self._store.connection.close)
         self._feed = Feed(
@@ -83,7 +83,7 @@ class GatewayApplication:
             queue=self._store.queue,
             metrics=self._metrics,
         )
-        self._reaper = Reaper(self._store.scripts, self._store.limits, metrics.ReaperMetrics(registry))
+        self._reaper = Reaper(self._store.scripts, self._store.limits, metrics.ReaperMetrics(metrics_registry))
 
     def _make_servicer(self, tracing: telemetry.Tracing) -> GenerationServicer:
         settings, clock = self._settings, self._store.connection.clock
@@ -116,10 +116,10 @@ class GatewayApplication:
             patience=settings.call_patience_seconds,
         )
 
-    def _open_metrics(self, registry: CollectorRegistry) -> None:
+    def _open_metrics(self, metrics_registry: CollectorRegistry) -> None:
         settings = self._settings
         if settings.metrics_port is not None:
-            endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, registry, self._problem)
+            endpoint = HttpEndpoint(settings.metrics_host, settings.metrics_port, metrics_registry, self._problem)
             self._resources.callback(endpoint.close)
 
     def _problem(self) -> str | None:

@@ -15,11 +15,15 @@ class GatewaySettings(StoreSettings, ServerSettings):
         pattern=r"^[\w.:-]+$",
         description="this gateway's name, unique among all; unset: host, port and process id",
     )
-    disconnect_grace_seconds: Seconds = Field(10.0, description="how long CANCEL_AFTER_GRACE waits for a reader to come back")
-    watch_seconds: Seconds = Field(15.0, description="how long a dead gateway still counts as a reader")
-    call_patience_seconds: Seconds = Field(5.0, description="how long a new call waits for Redis before it is refused")
-    max_choices: Count = Field(16, description="the largest n")
-    max_time_seconds: Seconds = Field(86_400.0, description="the longest queue_timeout and time_limit")
+    disconnect_grace_seconds: Seconds = Field(
+        10.0, description="how long CANCEL_AFTER_GRACE waits for a reader before it cancels"
+    )
+    watch_seconds: Seconds = Field(15.0, description="the reader lease: a gateway that died counts as a reader for this long")
+    call_patience_seconds: Seconds = Field(
+        5.0, description="how long a new call waits for Redis before it is refused with UNAVAILABLE"
+    )
+    max_choices: Count = Field(16, description="the largest n of a request")
+    max_time_seconds: Seconds = Field(86_400.0, description="the longest queue_timeout and time_limit of a request")
     max_structure_bytes: Count = Field(
         64 * 1024, description="the largest schema, grammar, regular expression or list of choices of a request, in bytes"
     )

@@ -1,4 +1,4 @@
-"""Another process' clock, estimated from exchanges with it, so that instants of several processes fit on one line."""
+"""Estimates another process's clock, so that timestamps of several processes can be placed on one timeline."""
 
 import time
 from dataclasses import dataclass

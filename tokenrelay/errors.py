@@ -129,7 +129,7 @@ class StoreFullError(TokenrelayError):
 
 
 class UnavailableError(TokenrelayError):
-    """Something that is needed is away for now."""
+    """Something that the call needs cannot be reached now; RetryInfo says when to try again."""
 
     code = code_pb2.UNAVAILABLE
     reason = "UNAVAILABLE"
@@ -173,7 +173,7 @@ class GenerationCancelledError(TokenrelayError):
 
 
 class GenerationExpiredError(TokenrelayError):
-    """The generation's deadline, time limit or queue timeout passed."""
+    """The generation's deadline, time limit or queue timeout passed before it finished."""
 
     code = code_pb2.DEADLINE_EXCEEDED
     reason = "GENERATION_EXPIRED"

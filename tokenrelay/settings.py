@@ -47,9 +47,11 @@ class ProcessSettings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
     metrics_host: str = Field("127.0.0.1", description="where /metrics and /healthz listen")
     metrics_port: Port | None = Field(None, description="port of /metrics and /healthz; unset: none, 0: any free one")
-    drain_seconds: Seconds = Field(30.0, description="how long a stopping process waits for its work")
+    drain_seconds: Seconds = Field(30.0, description="how long a stopping process waits for its open work before it leaves")
     otel_exporter_otlp_endpoint: OtlpEndpoint | None = Field(
-        None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="where spans go; unset: tracing is off"
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="the collector that spans are exported to; unset: tracing is off",
     )
     otel_exporter_otlp_traces_endpoint: OtlpEndpoint | None = Field(
         None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", description="the same for traces alone"
@@ -86,31 +88,33 @@ class ServerSettings(ProcessSettings):
     """What every gRPC server can be told."""
 
     host: str = Field("127.0.0.1", description="the address to listen on")
-    reflection: bool = Field(True, description="whether grpcurl and buf curl may ask for the contract")
+    reflection: bool = Field(True, description="whether clients such as grpcurl may read the contract by server reflection")
     max_message_bytes: MessageBytes = Field(4 * 1024 * 1024, description="the largest request, in bytes")
     keepalive_seconds: TransportSeconds = Field(
-        10.0, description="how long a silent connection is left without a ping, and a ping without an answer"
+        10.0, description="ping a connection that was silent for this long, and close it if the ping is not answered within it"
     )
     max_connections: Count = Field(
         10_000,
-        description="connections at a time, more are closed at once; in any case 128 fewer than the file descriptors allowed",
+        description="open connections; further ones are closed at once. At most the allowed file descriptors less 128",
     )
     idle_connection_seconds: TransportSeconds = Field(
-        600.0, description="how long a connection without a call is kept; clients connect again by themselves"
+        600.0, description="close a connection after this long without a call; clients reconnect by themselves"
     )
     max_streams_per_connection: Count = Field(
-        1024, description="calls open at a time on one connection; gRPC clients queue more of them until one ends"
+        1024, description="open calls on one connection; a gRPC client holds further ones back until one ends"
     )
-    max_calls: Count = Field(10_000, description="calls open at a time; more are refused with UNAVAILABLE and RetryInfo")
+    max_calls: Count = Field(10_000, description="open calls; further ones are refused with UNAVAILABLE and RetryInfo")
     max_standard_calls: Count = Field(
-        1000, description="the same for each method of health and reflection, which take no places from other calls"
+        1000, description="open calls for each method of health and reflection, which are counted apart from other calls"
     )
     max_request_bytes: Bytes = Field(
         512 * 1024 * 1024,
-        description="bytes of all open calls' requests; more are refused with UNAVAILABLE and RetryInfo",
+        description="bytes of the requests of all open calls; above it calls are refused with UNAVAILABLE",
     )
-    reflection_seconds: Seconds = Field(60.0, description="how long a reflection stream may stay open")
-    request_seconds: Seconds = Field(30.0, description="how long a request may take from a call's first byte to its last")
+    reflection_seconds: Seconds = Field(60.0, description="end a reflection stream after this time")
+    request_seconds: Seconds = Field(
+        30.0, description="refuse a call whose request has not arrived completely within this time"
+    )
 
 
 class StoreSettings(ProcessSettings):
@@ -119,12 +123,16 @@ class StoreSettings(ProcessSettings):
     redis_url: RedisUrl = Field(
         "redis://127.0.0.1:6379/0", description="redis:// or rediss://, with user name, password and database"
     )
-    redis_patience_seconds: Seconds = Field(30.0, description="how long work waits for Redis to come back")
-    shards: Shards = Field(1, description="how many hash tags the keys are spread over")
-    lease_seconds: Seconds = Field(5.0, description="how long a worker may go without renewing before another takes over")
-    retention_seconds: Seconds = Field(3600.0, description="how long a generation stays readable after its end")
-    queue_generations: Count = Field(10_000, description="how many generations may wait for a model in a shard")
-    queue_bytes: Bytes = Field(256 * 1024 * 1024, description="how many bytes of requests these may have")
+    redis_patience_seconds: Seconds = Field(
+        30.0, description="how long running work waits for Redis to come back before it fails"
+    )
+    shards: Shards = Field(1, description="hash tags over which the keys are spread")
+    lease_seconds: Seconds = Field(
+        5.0, description="another worker takes over from one that has not renewed its leases for this long"
+    )
+    retention_seconds: Seconds = Field(3600.0, description="how long a finished generation can be read")
+    queue_generations: Count = Field(10_000, description="generations that may be queued for one model in one shard")
+    queue_bytes: Bytes = Field(256 * 1024 * 1024, description="bytes of requests that may be queued for one model in one shard")
     memory_accept_below: Share = Field(0.9, description="share of Redis' maxmemory above which new work is refused")
     memory_drop_above: Share = Field(
         0.8, description="share of Redis' maxmemory above which the oldest finished generations go early"

@@ -261,7 +261,7 @@ class Chat(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
-        """The messages. At least one."""
+        """The messages. At least one, at most 16,384."""
 
     def __init__(
         self,
@@ -425,15 +425,15 @@ class SamplingParams(_message.Message):
     """For structured output: what white space may be, as a regular expression."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Strings that end a choice; the text stops before the match."""
+        """Strings that end a choice; the text stops before the match. At most 64, each of 1 to 1024 characters."""
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that end a choice."""
+        """Tokens that end a choice. At most 128."""
 
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to the logits of single tokens, by token id."""
+        """Added to the logits of single tokens, by token id. At most 1024."""
 
     @_builtins.property
     def choice(self) -> Global___Choices:
@@ -441,7 +441,7 @@ class SamplingParams(_message.Message):
 
     @_builtins.property
     def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Words that may not be generated."""
+        """Words that may not be generated. At most 128, each of 1 to 1024 characters."""
 
     @_builtins.property
     def allowed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -449,7 +449,7 @@ class SamplingParams(_message.Message):
 
     @_builtins.property
     def logprob_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens whose log probabilities are reported with every generated token."""
+        """Tokens whose log probabilities are reported with every generated token. At most 128."""
 
     @_builtins.property
     def repetition_detection(self) -> Global___RepetitionDetection:

@@ -30,7 +30,13 @@ class GenerateRequest(_message.Message):
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
-    """The client's name for this request: the same key with the same request joins the generation that is there."""
+    """The client's name for this request: the same key with the same request joins the generation that is there.
+
+    It does so however that generation has ended, until it is forgotten: one that was cancelled because its last reader was gone, or
+    whose deadline passed, gives that end again, whatever deadline the new call has. Take a new key to generate anew, and a policy
+    other than CANCEL for a generation that is to outlive a lost connection. Requests are the same if all of their fields are: to
+    name the only model, or to leave it out, makes two.
+    """
     on_disconnect: _generation_pb2.DisconnectPolicy.ValueType
     """What happens when the client is gone. Unset: CANCEL."""
     @_builtins.property
@@ -98,7 +104,13 @@ class GenerateStreamRequest(_message.Message):
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
-    """The client's name for this request: the same key with the same request joins the generation that is there."""
+    """The client's name for this request: the same key with the same request joins the generation that is there.
+
+    It does so however that generation has ended, until it is forgotten: one that was cancelled because its last reader was gone, or
+    whose deadline passed, gives that end again, whatever deadline the new call has. Take a new key to generate anew, and a policy
+    other than CANCEL for a generation that is to outlive a lost connection. Requests are the same if all of their fields are: to
+    name the only model, or to leave it out, makes two.
+    """
     on_disconnect: _generation_pb2.DisconnectPolicy.ValueType
     """What happens when the last reader is gone. Unset: CANCEL."""
     @_builtins.property
@@ -166,7 +178,13 @@ class SubmitGenerationRequest(_message.Message):
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
-    """The client's name for this request: the same key with the same request joins the generation that is there."""
+    """The client's name for this request: the same key with the same request joins the generation that is there.
+
+    It does so however that generation has ended, until it is forgotten: one that was cancelled because its last reader was gone, or
+    whose deadline passed, gives that end again, whatever deadline the new call has. Take a new key to generate anew, and a policy
+    other than CANCEL for a generation that is to outlive a lost connection. Requests are the same if all of their fields are: to
+    name the only model, or to leave it out, makes two.
+    """
     on_disconnect: _generation_pb2.DisconnectPolicy.ValueType
     """Unset or DETACH; a submitted generation needs no reader."""
     @_builtins.property
