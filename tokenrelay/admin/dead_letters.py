@@ -91,14 +91,17 @@ def drop(generation_id: IdArgument) -> None:
 
 
 def _run(work: Work) -> None:
-    """Runs a command's work; turns errors into a line on standard error and exit status 1."""
+    """Runs a command's work; turns errors into a line on standard error and an exit status that is not 0."""
     configuration = settings.load(DeadLetterSettings)
     logs.set_up("dead-letters", configuration)
     try:
         asyncio.run(_with_letters(configuration, work))
-    except (TokenrelayError, StartUpError) as error:
+    except TokenrelayError as error:
         err.print(str(error), style="red")
         raise typer.Exit(1) from error
+    except StartUpError as error:
+        err.print(str(error), style="red")
+        raise typer.Exit(error.status) from error
 
 
 async def _with_letters(configuration: DeadLetterSettings, work: Work) -> None:

@@ -6,7 +6,7 @@ after a lost reply, only opens connections.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import structlog
@@ -14,20 +14,19 @@ from redis.exceptions import AuthenticationError, InvalidResponse, NoScriptError
 
 from tokenrelay.backoff import Backoff
 from tokenrelay.clock import PeerClock
-from tokenrelay.errors import StoreUnavailableError, TokenrelayError
+from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.store.redis import errors, server_check, subscription
+from tokenrelay.store.redis.attempts import Attempts
 from tokenrelay.store.redis.blocking_reads import BlockingReads
 from tokenrelay.store.redis.link import ANSWER_TIMEOUT, Link
-from tokenrelay.store.redis.pipe import PipeClosedError, RedisPipe
+from tokenrelay.store.redis.pipe import RedisPipe
 from tokenrelay.store.redis.scripts import Reply, Script, ScriptCall
 from tokenrelay.store.redis.shared_pipe import SharedPipe
 from tokenrelay.store.redis.streams import Streams
 
 log = structlog.get_logger(__name__)
 
-SHORTEST_TRY = 1.0  # seconds that a first try may take, however short the patience is
 FIRST_DELAY, LONGEST_DELAY = 0.02, 0.5  # seconds between tries
-COMPLAINT_INTERVAL = 10.0  # seconds between log lines about what Redis refuses
 
 
 class RedisConnection:
@@ -48,16 +47,14 @@ class RedisConnection:
         self.clock = PeerClock()
         self.patience = patience
         self._link = Link(url)
+        self._attempts = Attempts(self._link, patience)
         self._scripts = SharedPipe(self._link.open)
         self._reads = SharedPipe(self._link.open)
         self._blocking = BlockingReads(self._link.open)
         self.streams = Streams(self.command, self.commands, self._read_blocking, block)
-        self._complained: dict[str, float] = {}
-        self._closed = False
 
     async def close(self) -> None:
         """Closes all connections; calls that wait or come later fail with StoreUnavailableError."""
-        self._closed = True
         self._link.close()
         self._scripts.close()
         self._reads.close()
@@ -71,7 +68,7 @@ class RedisConnection:
         told, backoff = "", Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             try:
-                await self.attempt(self._check_server, ANSWER_TIMEOUT)
+                await self._attempts.once(self._check_server, ANSWER_TIMEOUT)
                 await self.read_clock()
             except StoreUnavailableError as error:
                 if error.message != told:
@@ -115,7 +112,7 @@ class RedisConnection:
 
     async def run_together(self, calls: Sequence[ScriptCall], patience: float | None = None) -> list[Reply]:
         """Runs several scripts in order over one round trip; otherwise as run."""
-        replies: list[Reply] = await self._repeated(lambda: self._evaluate(calls), patience)
+        replies: list[Reply] = await self._attempts.repeated(lambda: self._evaluate(calls), patience)
         return replies
 
     async def _evaluate(self, calls: Sequence[ScriptCall]) -> list[Reply]:
@@ -150,67 +147,16 @@ class RedisConnection:
         async def send() -> list[Any]:
             return await _all(await self._reads.get(), several)
 
-        replies: list[Any] = await self._repeated(send, patience)
+        replies: list[Any] = await self._attempts.repeated(send, patience)
         return replies
 
     async def _read_blocking(self, arguments: Sequence[Any], timeout: float) -> Any:
         """Sends a command that may block, once; raises as run."""
-        return await self.attempt(lambda: self._blocking.call(*arguments), timeout)
+        return await self._attempts.once(lambda: self._blocking.call(*arguments), timeout)
 
     def subscribe(self, channel: str) -> AsyncIterator[list[bytes] | None]:
         """Yields a channel's messages as they come, and None whenever some may be lost: at the start and after a reconnect."""
-        return subscription.messages(self.attempt, self._link.open, channel)
-
-    async def _repeated(self, call: Callable[[], Awaitable[Any]], patience: float | None) -> Any:
-        """Calls until it goes through or the patience, in seconds, is over; None: the connection's."""
-        patience = self.patience if patience is None else patience
-        give_up_at = time.monotonic() + patience
-        limit = max(patience, SHORTEST_TRY)
-        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
-        while True:
-            try:
-                # Each try has what is left, so that a Redis that stands still is not waited for longer than one that is gone.
-                return await self.attempt(call, min(limit, ANSWER_TIMEOUT))
-            except (errors.NoSuchGroupError, errors.UnexpectedReplyError):
-                raise
-            except StoreUnavailableError:
-                if self._closed or time.monotonic() + (delay := backoff.next_delay()) > give_up_at:
-                    raise
-            await asyncio.sleep(delay)
-            limit = give_up_at - time.monotonic()
-
-    async def attempt(self, call: Callable[[], Awaitable[Any]], timeout: float) -> Any:
-        """Calls once, for some seconds at most; what Redis, redis-py or a pipe say becomes an error of ours.
-
-        Raises:
-            StoreUnavailableError, StoreFullError: as run.
-        """
-        if self._closed:
-            raise errors.away(errors.STOPPING)
-        try:
-            async with asyncio.timeout(timeout):
-                return await call()
-        except TimeoutError as error:
-            raise errors.away("Redis does not answer") from error
-        except PipeClosedError as error:
-            raise errors.away() from error
-        except RedisError as error:
-            raise self._judged(error) from error
-
-    def _judged(self, error: RedisError) -> TokenrelayError:
-        known = errors.known_of(error)
-        if known.meaning is errors.Meaning.NOT_HERE:
-            self._link.leave()
-        elif known.meaning in {errors.Meaning.REFUSED, errors.Meaning.UNEXPECTED}:
-            self._complain(known.text, error)
-        return errors.translated(error)
-
-    def _complain(self, text: str, error: RedisError) -> None:
-        """Writes what Redis said, but not once for each of a thousand callers."""
-        now, said = time.monotonic(), str(error)
-        if now - self._complained.get(text, -COMPLAINT_INTERVAL) >= COMPLAINT_INTERVAL:
-            self._complained[text] = now
-            log.error("redis refuses a command", meaning=text, said=said)
+        return subscription.messages(self._attempts.once, self._link.open, channel)
 
 
 async def _all(pipe: RedisPipe, several: Sequence[Sequence[Any]]) -> list[Any]:

@@ -29,6 +29,7 @@ class Link:
     """Opens connections and remembers them.
 
     Attributes:
+        closed: whether no connection can be opened any more.
         greeting: what the server said of itself when the newest connection was opened; empty before the first.
 
     Raises:
@@ -48,7 +49,7 @@ class Link:
             raise errors.StoreUnfitError("TOKENRELAY_REDIS_URL: protocol=3 is needed, and is the default") from None
         self.greeting: dict[bytes, Any] = {}
         self._pipes: set[RedisPipe] = set()
-        self._closed = False
+        self.closed = False
 
     async def open(self, on_push: Callable[[list[Any] | None], None] | None = None) -> RedisPipe:
         """Opens a connection to a primary, resolving its name anew.
@@ -67,13 +68,13 @@ class Link:
         except PipeClosedError as error:
             raise errors.away() from error
         self._pipes = {one for one in self._pipes if not one.closed} | {pipe}
-        if self._closed:
+        if self.closed:
             self.leave()  # closed while this one was being opened: nobody else would close it
         self._refuse_if_closed()
         return pipe
 
     def _refuse_if_closed(self) -> None:
-        if self._closed:
+        if self.closed:
             raise errors.away(errors.STOPPING)
 
     async def _connected(self) -> Any:
@@ -120,5 +121,5 @@ class Link:
 
     def close(self) -> None:
         """Closes all connections; no other can be opened afterwards."""
-        self._closed = True
+        self.closed = True
         self.leave()
