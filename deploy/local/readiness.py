@@ -93,7 +93,8 @@ def _look(settings: StackSettings) -> tuple[str, model_service_pb2.Model | None]
                     return f"{model.workers} of {settings.workers} workers serve", None
                 client.generate([1], model=model.name, max_tokens=1, temperature=0)
             except TokenrelayError as error:
-                return f"{target}: {error.message}", None
+                # Without what gRPC adds in brackets of each address that it tried: a gateway that starts is no failure yet.
+                return f"{target}: {error.message.partition(' (')[0]}", None
     return "", model
 
 
