@@ -10,7 +10,8 @@ import structlog
 from gateway.core.reports import Reports
 from tokenrelay.calls import Call
 from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
-from tokenrelay.store.feed import Feed, Follower
+from tokenrelay.store.feed import Feed
+from tokenrelay.store.follower import Follower
 from tokenrelay.store.protocols import GatewayStore
 from tokenrelay.store.shards import Shards, damaged, not_found
 from tokenrelay.store.values import Accepted, LogItem, Submission

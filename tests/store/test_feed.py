@@ -8,7 +8,8 @@ from tests.store.conftest import Bench
 from tests.support.redis_server import RedisServer
 from tokenrelay.errors import DataLossError
 from tokenrelay.store import keys
-from tokenrelay.store.feed import BUFFER_BYTES, ITEM_BYTES, Feed, Follower
+from tokenrelay.store.feed import Feed
+from tokenrelay.store.follower import BUFFER_BYTES, ITEM_BYTES, Follower
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import LogItem
 
