@@ -79,6 +79,8 @@ class EngineApplication:
         settings = self._settings
         try:
             description = await self._engine.start()
+        except StartUpError:
+            raise
         except Exception as error:
             log.exception("the engine does not start")
             raise StartUpError(f"the engine does not start: {type(error).__name__}: {error}") from error

@@ -11,6 +11,19 @@ import os
 from tokenrelay.start_up import SettingError
 
 
+def check(cores: str) -> None:
+    """Judges core numbers before anything is loaded.
+
+    Raises:
+        SettingError: this machine does not have them.
+    """
+    count = os.cpu_count() or 1
+    for part in cores.split(","):
+        first, _, last = part.partition("-")
+        if not int(first) <= int(last or first) < count:
+            raise SettingError("TOKENRELAY_ENGINE_CORE_CPUS", f"{part} is not among this machine's cores, 0 to {count - 1}")
+
+
 def parse(cores: str) -> set[int]:
     """Reads core numbers and ranges: "0", "0-3,6"."""
     found: set[int] = set()

@@ -237,6 +237,19 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [g.GenerationSpec(text="x" * 31), g.GenerationSpec(chat=g.Chat(messages=[g.ChatMessage(role="user", content="x" * 31)]))],
+)
+async def test_a_text_too_long_for_any_tokens_is_not_tokenized(spec: g.GenerationSpec) -> None:
+    """One thread tokenizes for everybody, and would take a second for each four megabytes."""
+    renderer = SimpleNamespace(get_tokenizer=lambda: SimpleNamespace(max_chars_per_token=3))  # it cannot render
+    with pytest.raises(
+        InvalidRequestError, match=r"11 prompt tokens and 1 to generate are more than the context of 10; no token"
+    ):
+        await Prompts(renderer, 10).token_ids(spec)
+
+
 async def test_a_chat_for_a_model_without_a_template_is_the_client_s(model: Path) -> None:
     assert "has no chat template" in (await refusal(model)).message
 

@@ -17,7 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from engine_service import continuation, loading, parent_death, placement
 from engine_service.engines import EngineRequest, Sink, max_tokens
 from engine_service.engines.vllm.choice_arguments import ChoiceArguments, structured_outputs
-from engine_service.engines.vllm.engine_arguments import engine_arguments, engine_version, fingerprint
+from engine_service.engines.vllm.engine_arguments import engine_arguments, engine_version, fingerprint, load
 from engine_service.engines.vllm.errors import refusal
 from engine_service.engines.vllm.grammars import Grammars
 from engine_service.engines.vllm.prompts import Prompts
@@ -51,10 +51,12 @@ class VllmEngine:
         self._loaded: _Loaded | None = None
 
     async def start(self) -> engine_service_pb2.DescribeEngineResponse:
+        if self._settings.engine_core_cpus is not None:
+            placement.check(self._settings.engine_core_cpus)
         parent_death.announce_parent()
         arguments = engine_arguments(self._settings)
         log.info("loading model", model=self._settings.model)
-        llm = await loading.load(partial(AsyncLLM.from_engine_args, arguments))
+        llm = await loading.load(partial(load, arguments))
         config = llm.model_config
         prompts = Prompts(llm.renderer, config.max_model_len)
         self._loaded = _Loaded(llm, prompts, ChoiceArguments(llm), Grammars(llm))

@@ -1,16 +1,22 @@
 """Our settings as vLLM's engine arguments, and what identifies the engine that they make."""
 
 import hashlib
+import io
 import shlex
+from contextlib import redirect_stderr
 from importlib import metadata
 from typing import Any
 
 import structlog
 from vllm import AsyncEngineArgs
 from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
 
+from engine_service.engines.vllm.errors import detail
 from engine_service.settings import EngineSettings
+from tokenrelay.start_up import SettingError
 
 log = structlog.get_logger(__name__)
 
@@ -21,18 +27,45 @@ def engine_arguments(settings: EngineSettings) -> AsyncEngineArgs:
     """Returns the arguments of an engine.
 
     Raises:
-        ValueError: vLLM does not take them; its parser has printed why.
+        SettingError: vLLM does not take them.
     """
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
-    command_line = ["--model", settings.model, *shlex.split(settings.vllm_args)]
-    if current_platform.is_cpu() and "--enforce-eager" not in command_line:
-        command_line.append("--enforce-eager")  # compiling pays on GPUs only
+    said = io.StringIO()
     try:
-        arguments = AsyncEngineArgs.from_cli_args(parser.parse_args(command_line))
-    except SystemExit:  # what is wrong was printed by the parser
-        raise ValueError(f"vLLM does not take these arguments: {shlex.join(command_line)}") from None
+        command_line = ["--model", settings.model, *shlex.split(settings.vllm_args)]
+        if current_platform.is_cpu() and "--enforce-eager" not in command_line:
+            command_line.append("--enforce-eager")  # compiling pays on GPUs only
+        with redirect_stderr(said):  # the parser writes its usage there, of hundreds of lines, and what is wrong last
+            parsed = parser.parse_args(command_line)
+        arguments = AsyncEngineArgs.from_cli_args(parsed)
+    except SystemExit:
+        reason = said.getvalue().strip().rpartition("\n")[2]
+        raise SettingError("TOKENRELAY_VLLM_ARGS", f"vLLM does not take these arguments: {reason}") from None
+    except ValueError as error:
+        raise SettingError("TOKENRELAY_VLLM_ARGS", f"vLLM does not take these arguments: {detail(error)}") from None
     pin_grammar_backend(arguments)
     return arguments
+
+
+def load(arguments: AsyncEngineArgs) -> AsyncLLM:
+    """Loads an engine; takes a while.
+
+    Raises:
+        SettingError: there is no such model, or it does not go with the arguments.
+        Exception: it cannot be loaded though the settings are right.
+    """
+    try:
+        config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    except Exception as error:  # nothing is loaded yet, so whatever this is, it is about the two
+        log.debug("vLLM cannot be configured", exc_info=True)
+        reason = f"{type(error).__name__}: {detail(error)}"
+        raise SettingError("TOKENRELAY_MODEL, TOKENRELAY_VLLM_ARGS", f"vLLM cannot use them: {reason}") from error
+    return AsyncLLM.from_vllm_config(
+        config,
+        usage_context=UsageContext.ENGINE_CONTEXT,
+        enable_log_requests=arguments.enable_log_requests,
+        disable_log_stats=arguments.disable_log_stats,
+    )
 
 
 def pin_grammar_backend(arguments: AsyncEngineArgs) -> None:

@@ -52,7 +52,7 @@ def unusable_structure(kind: str, description: str) -> InvalidRequestError:
 
 def detail(error: BaseException) -> str:
     """Returns what an error says, as one line of bounded size."""
-    text = str(error.args[0]) if error.args else str(error)
+    text = str(error.args[0]) if len(error.args) == 1 else str(error)
     return shortened(" ".join(SOURCE.sub("", text.strip()).split()), LONGEST_DETAIL)
 
 
