@@ -12,6 +12,7 @@ from tokenrelay.client.command_line import generating, lookups
 from tokenrelay.client.command_line.session import EXPORT_SECONDS, Session, within
 from tokenrelay.client.command_line.settings import CommandLineSettings
 from tokenrelay.client.connections import parse_targets
+from tokenrelay.start_up import SettingError
 
 # Without Rich, since its markup would change what an error repeats of the command line; without local variables in a
 # traceback, since these hold prompts.
@@ -51,7 +52,11 @@ def start(
         except ValueError as error:
             raise typer.BadParameter(str(error).removeprefix("targets: "), param_hint="--target") from error
     context.obj = Session(configuration, target or configuration.targets)
-    exported = telemetry.set_up("tokenrelay-client", "command-line", configuration)
+    try:
+        exported = telemetry.set_up("tokenrelay-client", "command-line", configuration)
+    except SettingError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(SettingError.status) from error
     if exported.provider is not None:
         trace.set_tracer_provider(exported.provider)
         context.call_on_close(lambda: within(EXPORT_SECONDS, exported.shut_down))

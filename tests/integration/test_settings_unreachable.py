@@ -29,10 +29,10 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **SIMULATED, "TOKENRELAY_PORT": "0", **variables}
 
 
-def run(module: str, **variables: str) -> tuple[int, str]:
+def run(module: str, *arguments: str, **variables: str) -> tuple[int, str]:
     """Returns how a process ends that cannot start, and what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -133,14 +133,23 @@ def test_a_redis_that_refuses_the_password_is_named(module: str, redis: RedisSer
 
 
 @pytest.mark.parametrize("module", ["gateway", "broker_worker"])
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silence", "another protocol"])
-def test_what_is_no_redis_is_waited_for_or_refused_without_a_traceback(module: str, answer: bytes) -> None:
-    with (
-        listening(answer) as port,
-        running(module, "redis", TOKENRELAY_REDIS_URL=f"redis://127.0.0.1:{port}") as (process, said),
-    ):
-        assert "waiting for redis" in said[-1] or process.wait(PATIENCE) == 2
-        assert "Traceback" not in "".join(said)
+def test_what_is_no_redis_is_named(module: str) -> None:
+    with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        status, said = run(module, TOKENRELAY_REDIS_URL=f"redis://127.0.0.1:{port}")
+    assert status == 2
+    assert "\nTOKENRELAY_REDIS_URL: what answers there does not speak Redis' protocol\n" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("module", ["gateway", "broker_worker"])
+@pytest.mark.parametrize("answers", [True, False], ids=["silence", "refusal"])
+def test_a_redis_that_does_not_answer_is_waited_for_and_named(module: str, answers: bool) -> None:
+    with listening() as silent, socket.create_server(("127.0.0.1", 0)) as closed:
+        port = silent if answers else closed.getsockname()[1]
+        closed.close()
+        with running(module, "waiting for redis", TOKENRELAY_REDIS_URL=f"redis://127.0.0.1:{port}") as (process, said):
+            assert process.poll() is None
+            assert "Traceback" not in "".join(said)
 
 
 def test_a_worker_says_that_it_waits_for_its_engine(redis: RedisServer) -> None:
@@ -200,12 +209,15 @@ def test_a_dead_collector_delays_no_exit(redis: RedisServer, protocol: str, coll
         assert "Traceback" not in "".join(said)
 
 
-def test_an_exporter_that_refuses_its_settings_is_named() -> None:
+@pytest.mark.parametrize("module", [*PROCESSES, "tokenrelay.client.command_line"])
+def test_an_exporter_that_refuses_its_settings_is_named(module: str) -> None:
+    arguments = ("models",) if "client" in module else ()
     status, said = run(
-        "gateway",
+        module,
+        *arguments,
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317",
         OTEL_EXPORTER_OTLP_COMPRESSION="smoke",
     )
     assert status == 2
-    assert said.startswith("OTEL_EXPORTER_OTLP_*: the exporter refuses them: ")
+    assert "OTEL_EXPORTER_OTLP_*: the exporter refuses them: " in said
     assert "Traceback" not in said
