@@ -93,7 +93,10 @@ class History:
 
     def _was_never_told(self, call: Call, promoted: Event) -> bool:
         """Tells whether a call began a generation that the new primary lacks before it learned the generation's id."""
-        if call.ids or "key" not in call.asked or call.asked["at"] > promoted["until"]:
+        told = any(event.get("id") for event in call.events if event["kind"] != "failed")
+        if told or "key" not in call.asked or call.asked["at"] > promoted["until"]:
+            return False
+        if call.ids & set(promoted["logs"]):
             return False
         key_hash = hashlib.sha256(call.asked["key"].encode()).hexdigest()
         return not any(log["key_hash"] == key_hash and name in promoted["logs"] for name, log in self.logs.items())

@@ -4,6 +4,8 @@ import hashlib
 import math
 import struct
 
+import pytest
+
 from drills.checker import check
 from drills.history import Event
 from drills.timings import Outage, outages, standstills
@@ -74,11 +76,11 @@ def test_nothing_but_a_loss_may_be_told() -> None:
         assert "terminal" in told(history(promoted={NAME: [0, False]}, end=failed(reason), log=len(TOKENS)))
 
 
-def test_who_was_not_told_of_its_generation_yet_may_be_told_that_it_is_lost() -> None:
+@pytest.mark.parametrize("known", [None, NAME], ids=["never", "with the error"])
+def test_who_learns_its_generation_s_id_never_or_with_the_error_may_be_told_that_it_is_lost(known: str | None) -> None:
     def without_answers(events: list[Event]) -> list[Event]:
-        return [
-            {**event, "id": None} if event["kind"] == "failed" else event for event in events if event["kind"] not in ANSWERS
-        ]
+        kept = [event for event in events if event["kind"] not in ANSWERS]
+        return [{**event, "id": known} if event["kind"] == "failed" else event for event in kept]
 
     assert told(without_answers(history(promoted={}, end=failed("LOG_LOST"), log=None))) == []
     events = without_answers(history(promoted={NAME: [0, False]}, end=failed("LOG_LOST"), log=len(TOKENS)))
