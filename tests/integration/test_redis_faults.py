@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,4 +191,31 @@ async def test_flushed_data_end_streams_and_no_process(served: Served, operator:
         return True
 
     await eventually(is_served_again, "new work is done")
+    assert_all_run(served)
+
+
+async def test_all_callers_are_answered_within_their_patience_while_redis_hangs(served: Served, server: RedisServer) -> None:
+    patience, callers = 2.0, 200
+    gateway = await served.stack.add_gateway(call_patience_seconds=patience)
+    stub = served.stack.stub(gateway)
+    generation = (await stub.SubmitGeneration(s.SubmitGenerationRequest(spec=spec()))).generation_id
+    request = spec()
+
+    async def call(number: int) -> tuple[float, grpc.StatusCode]:
+        calls: list[Callable[[], Any]] = [
+            lambda: read(stub.GenerateStream(s.GenerateStreamRequest(spec=request))),
+            lambda: stub.Generate(s.GenerateRequest(spec=request)),
+            lambda: stub.GetGeneration(s.GetGenerationRequest(generation_id=generation)),
+            lambda: stub.CancelGeneration(s.CancelGenerationRequest(generation_id=generation)),
+        ]
+        begun = time.monotonic()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await calls[number % len(calls)]()
+        return time.monotonic() - begun, caught.value.code()
+
+    server.signal(signal.SIGSTOP)
+    answers = await asyncio.gather(*(call(number) for number in range(callers)))
+    server.signal(signal.SIGCONT)
+    assert {code for _, code in answers} == {grpc.StatusCode.UNAVAILABLE}
+    assert max(seconds for seconds, _ in answers) < patience + 1
     assert_all_run(served)

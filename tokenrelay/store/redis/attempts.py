@@ -39,7 +39,7 @@ class Attempts:
         patience = self._patience if patience is None else patience
         give_up_at = time.monotonic() + patience
         limit = max(patience, SHORTEST_TRY)
-        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
+        backoff: Backoff | None = None  # most calls need none
         while True:
             try:
                 # Each try has what is left, so that a Redis that stands still is not waited for longer than one that is gone.
@@ -47,6 +47,7 @@ class Attempts:
             except (errors.NoSuchGroupError, errors.UnexpectedReplyError):
                 raise
             except StoreUnavailableError:
+                backoff = backoff or Backoff(FIRST_DELAY, LONGEST_DELAY)
                 if self._link.closed or time.monotonic() + (delay := backoff.next_delay()) > give_up_at:
                     raise
             await asyncio.sleep(delay)
