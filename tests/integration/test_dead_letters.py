@@ -259,7 +259,7 @@ async def test_the_documented_commands_are_those_that_there_are() -> None:
         status, told, _ = await run(sys.executable, "-m", "tokenrelay.admin.dead_letters", name, "--help")
         assert status == 0
         assert f"tokenrelay-dead-letters {name}" in told
-    assert 'tokenrelay-dead-letters = "tokenrelay.admin.dead_letters:main"' in (ROOT / "pyproject.toml").read_text()
+    assert 'tokenrelay-dead-letters = "tokenrelay.commands:dead_letters"' in (ROOT / "pyproject.toml").read_text()
 
 
 async def test_an_engine_that_is_killed_twice_before_the_first_token_makes_a_dead_letter_too(stack: Stack) -> None:

@@ -19,15 +19,27 @@ from tokenrelay.store.dead_letters import DeadLetter, DeadLetters
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.v1 import generation_pb2
 
+# Without Rich, whose markup would change what an error repeats of the command line, and without local variables in a
+# traceback, since these hold prompts.
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="Lists, shows, requeues and drops dead letters: generations that are not retried because they crashed their engine.",
 )
 out = Console(soft_wrap=True, markup=False, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="the generation's id")]
+
+def _as_text(value: str | None) -> str | None:
+    """Refuses bytes of the command line that are no text, as the interpreter hands them on; Redis' client cannot send them."""
+    if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
+        raise typer.BadParameter("is not valid UTF-8")
+    return value
+
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="the generation's id", callback=_as_text)]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 Work = Callable[[DeadLetters], Awaitable[None]]
@@ -35,7 +47,8 @@ Work = Callable[[DeadLetters], Awaitable[None]]
 
 @app.command("list")
 def list_letters(
-    model: Annotated[str | None, typer.Option(help="only those of this model")] = None, as_json: AsJson = False
+    model: Annotated[str | None, typer.Option(help="only those of this model", callback=_as_text)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Lists dead letters, the oldest first."""
 
