@@ -6,13 +6,14 @@
         for delta in stream:
             print(delta.text, end="")
 
-What comes back are the contract's own messages, tokenrelay.v1; errors are the tree of tokenrelay.errors.
+What comes back are the contract's own messages, tokenrelay.v1; errors are the tree of tokenrelay.errors. An argument of a
+wrong type is a TypeError. A lost connection is no error: the library goes on as RetryPolicy says.
 """
 
 from tokenrelay.client.async_client import AsyncClient, AsyncStream
 from tokenrelay.client.client import Client, Stream
-from tokenrelay.client.requests import Prompt
+from tokenrelay.client.requests import Options, Prompt
 from tokenrelay.client.resumption import RetryPolicy
 from tokenrelay.errors import TokenrelayError
 
-__all__ = ["AsyncClient", "AsyncStream", "Client", "Prompt", "RetryPolicy", "Stream", "TokenrelayError"]
+__all__ = ["AsyncClient", "AsyncStream", "Client", "Options", "Prompt", "RetryPolicy", "Stream", "TokenrelayError"]

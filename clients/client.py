@@ -78,15 +78,21 @@ class Client:
     ) -> generation_pb2.Generation:
         """Generates and returns the whole answer.
 
+        If the connection breaks, the call is made again with the same idempotency key, so that the generation runs once.
+
         Args:
             prompt: text, token ids, or chat messages.
             model: empty for the only one served.
-            timeout: seconds; unset: the client's.
+            timeout: seconds until the generation expires; unset: the client's.
             options: idempotency key, limits, disconnect policy.
-            sampling: fields of tokenrelay.v1.SamplingParams.
+            sampling: fields of tokenrelay.v1.SamplingParams; None means unset, which is the model's default.
 
         Raises:
-            TokenrelayError: what went wrong.
+            InvalidRequestError: an argument is out of range; names the field and the limit.
+            GenerationExpiredError: the timeout passed.
+            UnavailableError: no gateway answered for as long as RetryPolicy.give_up_after.
+            TokenrelayError: what else went wrong; see tokenrelay.errors.
+            TypeError: an argument is of a wrong type, or there is no such sampling parameter.
         """
         request = to_generate(prompt, model, options, sampling)
         with CallSpan("Generate", model) as span:
@@ -98,12 +104,18 @@ class Client:
     def stream(
         self, prompt: Prompt, *, model: str = "", timeout: float | None = None, options: Options | None = None, **sampling: Any
     ) -> "Stream":
-        """Generates and returns the answer as it comes; the arguments are those of generate."""
+        """Generates and returns the answer as it comes; the arguments are those of generate.
+
+        Nothing is sent before you begin to read. Close the stream, best with `with`: leaving it early cancels the generation.
+        """
         request = to_stream(prompt, model, options, sampling)
         return Stream(self, request, Position(), self._deadline(timeout), self._metadata)
 
     def submit(self, prompt: Prompt, *, model: str = "", options: Options | None = None, **sampling: Any) -> str:
-        """Has a generation run by itself; returns its id. The arguments are those of generate."""
+        """Has a generation run by itself; returns its id. The arguments are those of generate.
+
+        Once this returns, the generation is stored on disk and runs to its end, whether you attach or not.
+        """
         request = to_submit(prompt, model, options, sampling)
         with CallSpan("SubmitGeneration", model) as span:
             response = self._call(
@@ -114,7 +126,13 @@ class Client:
         return response.generation_id
 
     def attach(self, generation_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> "Stream":
-        """Joins a generation after a sequence. Closing this stream early does not cancel the generation."""
+        """Joins a generation, from any gateway. Closing this stream early does not cancel the generation.
+
+        Args:
+            generation_id: as submit or a stream gave it.
+            after_sequence: the last sequence that you have; 0 for everything from the first token on.
+            timeout: seconds until the stream must have ended; unset: the client's.
+        """
         position = Position(
             requests.generation_id(generation_id),
             requests.after_sequence(after_sequence),
@@ -123,7 +141,7 @@ class Client:
         return Stream(self, None, position, self._deadline(timeout), self._metadata)
 
     def get(self, generation_id: str) -> generation_pb2.Generation:
-        """Returns a generation as far as it got."""
+        """Returns a generation as far as it got: its state, its text up to now or its result, and its error if it failed."""
         request = generation_service_pb2.GetGenerationRequest(generation_id=requests.generation_id(generation_id))
         response = self._call(lambda stub, left, metadata: stub.GetGeneration(request, timeout=left, metadata=metadata), None)
         return response.generation
