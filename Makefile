@@ -67,11 +67,12 @@ bench-compare: setup-bench ## Compares with vLLM's own servers, in alternating r
 profile: setup-bench ## Shows where the CPU time of each process goes, as flame graphs; ENGINE= CONCURRENCY= ROUNDS= RESULTS=
 	@$(VENV)/python -m bench profile
 
-lint: setup-dev ## ruff, mypy, import-linter, buf, and that the stubs are what the protos give
+lint: setup-dev ## ruff, mypy, import-linter, sizes, buf, and that the stubs are what the protos give
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports
+	@$(VENV)/python -m tools.measure
 	@node_modules/.bin/buf lint protos
 	@node_modules/.bin/buf format protos --diff --exit-code
 	@$(MAKE) --no-print-directory verify

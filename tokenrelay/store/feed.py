@@ -118,8 +118,8 @@ class Feed:
         """Receives, checks and renews until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive())
-            tasks.create_task(self._repeat(self.check_once, CHECK_INTERVAL))
-            tasks.create_task(self._repeat(self.renew_once, self.lease_ms / 3000))
+            tasks.create_task(_repeat(self, self.check_once, CHECK_INTERVAL))
+            tasks.create_task(_repeat(self, self.renew_once, self.lease_ms / 3000))
 
     async def _receive(self) -> None:
         async for messages in self._connection.subscribe(keys.feed_channel(self._gateway)):
@@ -140,26 +140,7 @@ class Feed:
         for entry in entries:
             followers = self._followers.get(entry.generation_id)
             if followers:
-                self._push(entry, followers)
-
-    def _push(self, entry: store_pb2.FeedEntry, followers: Sequence[Follower]) -> None:
-        try:
-            item = _item(entry)
-        except DecodeError:
-            log.warning("an entry on the feed is none of ours", generation_id=entry.generation_id)
-            for follower in followers:
-                follower.reread()
-            return
-        for follower in followers:
-            follower.push(item, len(entry.log_entry) or len(entry.terminal))
-
-    async def _repeat(self, once: Callable[[], Awaitable[None]], interval: float) -> None:
-        while True:
-            await asyncio.sleep(interval)
-            try:
-                await once()
-            except StoreUnavailableError:
-                log.warning("redis is away; streams wait", followers=len(self))
+                _push(entry, followers)
 
     async def check_once(self) -> None:
         """Looks whether any open log is ahead of who waits for it; the feed may have lost its last message.
@@ -208,22 +189,43 @@ class Feed:
             self._renewing.cancel()
             self._renewing = None
         for (follower, position), lease in zip(still, leases, strict=True):
-            self._compare(follower, position, lease)
-
-    @staticmethod
-    def _compare(follower: Follower, position: int, lease: ReaderLease | None) -> None:
-        """Compares where a follower was when its lease was renewed with where its generation stood."""
-        if lease is None or lease.is_damaged or lease.last < position:
-            log.error("the log of a followed generation is lost", generation_id=follower.generation_id, sent=position)
-            follower.fail(DataLossError(LOST))
-        elif not follower.is_waiting() or follower.position != position:
-            return  # it goes on by itself
-        elif lease.is_over or (lease.last > position and not follower.end_only):
-            # The feed has lost this, or the log has.
-            follower.reread(Extent(lease.last, lease.is_over))
+            _compare(follower, position, lease)
 
 
 def _item(entry: store_pb2.FeedEntry) -> LogItem:
     if entry.WhichOneof("kind") == "terminal":
         return LogItem(entry.sequence, None, store_pb2.Terminal.FromString(entry.terminal), entry.appended_us)
     return LogItem(entry.sequence, store_pb2.LogEntry.FromString(entry.log_entry))
+
+
+def _compare(follower: Follower, position: int, lease: ReaderLease | None) -> None:
+    """Compares where a follower was when its lease was renewed with where its generation stood."""
+    if lease is None or lease.is_damaged or lease.last < position:
+        log.error("the log of a followed generation is lost", generation_id=follower.generation_id, sent=position)
+        follower.fail(DataLossError(LOST))
+    elif not follower.is_waiting() or follower.position != position:
+        return  # it goes on by itself
+    elif lease.is_over or (lease.last > position and not follower.end_only):
+        # The feed has lost this, or the log has.
+        follower.reread(Extent(lease.last, lease.is_over))
+
+
+def _push(entry: store_pb2.FeedEntry, followers: Sequence[Follower]) -> None:
+    try:
+        item = _item(entry)
+    except DecodeError:
+        log.warning("an entry on the feed is none of ours", generation_id=entry.generation_id)
+        for follower in followers:
+            follower.reread()
+        return
+    for follower in followers:
+        follower.push(item, len(entry.log_entry) or len(entry.terminal))
+
+
+async def _repeat(feed: Feed, once: Callable[[], Awaitable[None]], interval: float) -> None:
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            await once()
+        except StoreUnavailableError:
+            log.warning("redis is away; streams wait", followers=len(feed))

@@ -88,7 +88,7 @@ class Queue:
 
         What is read is pending on the worker until the generation ends, or is requeued.
         """
-        streams = self._streams(model, shard)
+        streams = _streams(model, shard)
         try:
             found = await self._shared.read(
                 keys.prefix(shard),
@@ -99,11 +99,6 @@ class Queue:
             await self.prepare(model)
             return []
         return await self._parsed(model, shard, ((streams[stream], entry, fields) for stream, entry, fields in found or []))
-
-    @staticmethod
-    def _streams(model: str, shard: int) -> dict[str, str]:
-        """Returns the names of a queue's two streams by their keys."""
-        return {keys.queue(name, model, shard): name for name in STREAMS}
 
     async def _parsed(
         self, model: str, shard: int, found: Iterable[tuple[str, str, Mapping[bytes, bytes]]]
@@ -178,7 +173,7 @@ class Queue:
     async def pending_names(self, model: str, shard: int, consumer: str, idle_ms: int) -> list[PendingName]:
         """Returns the names of the entries that a consumer has read some time ago, the claimed ones included."""
         names = []
-        for stream, name in self._streams(model, shard).items():
+        for stream, name in _streams(model, shard).items():
             read = partial(self._connection.streams.pending, stream, keys.GROUP, consumer, idle_ms)
             found = await self._shared.read(keys.prefix(shard), {stream: "stream"}, read) or []
             names += [PendingName(name, entry) for entry in found]
@@ -186,7 +181,7 @@ class Queue:
 
     async def _entries(self, model: str, shard: int, names: Sequence[PendingName]) -> list[QueueEntry]:
         found = []
-        for stream, queue in self._streams(model, shard).items():
+        for stream, queue in _streams(model, shard).items():
             ids = [name.entry for name in names if name.queue == queue]
             found += [(queue, *one) for one in await self._connection.streams.entries(stream, ids)]
         return await self._parsed(model, shard, found)
@@ -209,6 +204,11 @@ class Queue:
     async def forget_consumer(self, model: str, shard: int, consumer: str) -> None:
         """Deletes a consumer on which no entry is pending."""
         await self._scripts.run(self._forget, shard, {"model": model, "consumer": consumer})
+
+
+def _streams(model: str, shard: int) -> dict[str, str]:
+    """Returns the names of a queue's two streams by their keys."""
+    return {keys.queue(name, model, shard): name for name in STREAMS}
 
 
 def _queue_entry(queue: str, entry: str, fields: Mapping[bytes, bytes]) -> QueueEntry:
