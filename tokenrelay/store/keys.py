@@ -10,7 +10,7 @@ generation, its queue and its idempotency key lies in one slot, so that one scri
 |                                  |             | last `<sequence>-1` with `t`, a Terminal, and `at`, its µs |                       |
 | `tokenrelay:{s}:jobs:<model>`    | stream      | new generations that wait: fields `id`, `n`, for a suspect | entries by finish    |
 |                                  |             | `engine_deaths`; group `workers`                          |                        |
-| `tokenrelay:{s}:returned:<model>`| stream      | the same for handed-back ones, read first                 | entries by finish      |
+| `tokenrelay:{s}:returned:<model>`| stream      | the same for requeued ones, read first                    | entries by finish      |
 | `tokenrelay:{s}:dead:<model>`    | stream      | dead letters: fields `id`, `letter`, a DeadLetter         | entries by discard     |
 | `tokenrelay:{s}:depth:<model>`   | hash        | `generations` and `bytes` that wait                       | never; it is small     |
 | `tokenrelay:{s}:idempotency:<h>` | string      | the id that an idempotency key, by its hash, stands for   | expires by retention   |
@@ -18,12 +18,14 @@ generation, its queue and its idempotency key lies in one slot, so that one scri
 | `tokenrelay:{s}:finished`        | sorted set  | ids by the millisecond of their end, for early dropping   | members by reap        |
 | `tokenrelay:{s}:server`          | hash        | `run_id` of Redis, `since` when it is there without a gap, | never; it is small    |
 |                                  |             | `seen`, when somebody reaped last                         |                        |
+| `tokenrelay:{s}:foreign`         | hash        | keys of ours that held another type, and as what they are  | by reap, when told     |
+|                                  |             | kept: `tokenrelay:{s}:foreign:<key>:<µs>`                 |                        |
 | `tokenrelay:{registry}:workers`  | hash        | worker id to "milliseconds WorkerAnnouncement"            | fields by announce     |
 | `tokenrelay:{registry}:models`   | hash        | model to the same of the worker seen last                 | never; one per model   |
 
 | channel                          | carries                                                                               |
 | -------------------------------- | ------------------------------------------------------------------------------------- |
-| `tokenrelay:feed:<gateway>`      | FeedFrames: new log entries of what this gateway watches; may lose anything           |
+| `tokenrelay:feed:<gateway>`      | FeedFrames: new log entries of what this gateway reads;    may lose anything           |
 | `tokenrelay:worker:<worker>`     | ids that this worker owns and should renew at once, to learn of a cancel; may be lost |
 
 Fields of a record, instants in milliseconds of Redis' clock unless the name ends in `_us`, microseconds:
@@ -40,7 +42,7 @@ Fields of a record, instants in milliseconds of Redis' clock unless the name end
 | `policy`, `grace`, `watchers`       | DisconnectPolicy; its grace in ms; `gateway=until`, `gateway!=until` for the end only |
 | `queue_deadline`, `deadline`        | when it expires unless it was claimed; when it expires anywhere                 |
 | `cancelled`                         | 1 once somebody has cancelled it; its owner is to end it                        |
-| `cancel_at`, `watch`                | when it is to be cancelled unless somebody watches longer; ms of the last watch |
+| `cancel_at`, `watch`                | when it is to be cancelled unless somebody reads longer; ms of the last reader lease |
 | `submitted_us`, `started_us`        | accepted; first claimed                                                         |
 | `claimed_us`, `appended_us`         | last claimed; last appended by that attempt                                     |
 | `first_us`, `finished_us`           | first token in the log; terminal                                                |
