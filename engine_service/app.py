@@ -46,6 +46,7 @@ class EngineApplication:
         self._settings = settings
         self._resources = AsyncExitStack()
         self._ready = False
+        self._is_draining = False
         self.port = settings.port
 
     async def start_up(self) -> None:
@@ -116,11 +117,14 @@ class EngineApplication:
         self._server.set_serving(False)
         if dead.done() and not dead.cancelled():
             raise EngineDeadError(dead.result())
+        if self._is_draining:
+            return  # drain has stopped it, and this may hear of it before it is cancelled
         raise ServerEndedError("the gRPC server ended by itself") from (None if ended.cancelled() else ended.exception())
 
     async def drain(self) -> None:
         """Refuses new generations and lets the open ones end."""
         self._ready = False
+        self._is_draining = True
         self._server.set_serving(False)
         try:
             await asyncio.wait_for(self._servicer.drain(), self._settings.drain_seconds)
