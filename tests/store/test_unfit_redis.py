@@ -114,3 +114,9 @@ async def test_what_is_no_redis_is_waited_for_with_its_reason() -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         assert "does not speak Redis' protocol" in await refusal(f"redis://127.0.0.1:{port}")
+
+
+async def test_a_sentinel(connection: RedisConnection) -> None:
+    pipe = await connection._scripts.get()
+    with pytest.raises(StoreUnfitError, match=r"^TOKENRELAY_REDIS_URL: this is a Sentinel"):
+        await server_check.check(pipe, {b"mode": b"sentinel", b"version": b"9.1.2"})
