@@ -70,7 +70,8 @@ async def _until_broken(attempt: Attempt, open_pipe: OpenPipe, channel: str) -> 
             if some:
                 yield some
             # A server that is demoted keeps its subscribers, and tells them nothing: only a write shows it.
-            await attempt(probing.look, OPEN_TIMEOUT)
+            if probing.is_due:  # not after each of many messages
+                await attempt(probing.look, OPEN_TIMEOUT)
         if isinstance(pipe.refusal, RedisError):
             await attempt(lambda: _raised(pipe.refusal), OPEN_TIMEOUT)
         raise errors.away()
@@ -95,6 +96,13 @@ class Probing:
     def begin(self) -> None:
         """Lets probes be sent. Before the subscription is confirmed, its refusal would be taken for a probe's reply."""
         self._begun = True
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a look would do anything."""
+        now = time.monotonic()
+        answered = self._reply is not None and self._reply.done()
+        return answered or now - min(self._sent_at, self._pipe.heard) >= PROBE_INTERVAL
 
     async def look(self) -> None:
         """Judges the last probe, and sends the next when it is time.
