@@ -162,7 +162,7 @@ POINTS = (
     Point("gateway-before-watch", GATEWAY, FEED, "Feed.join", before()),
     Point("gateway-after-watch", GATEWAY, FEED, "Feed.join", after()),
     Point("gateway-on-first-tokens-before-delivery", GATEWAY, "tokenrelay.store.follower", "Follower.push", before(_begins)),
-    Point("gateway-on-the-end-before-finished", GATEWAY, "gateway.core.readers", "Readers.ended", before()),
+    Point("gateway-on-the-end-before-finished", GATEWAY, "gateway.core.reports", "Reports.ended", before()),
     Point("gateway-after-finished-before-status", GATEWAY, SERVICER, "GenerationServicer._relay", after()),
     Point("gateway-before-unwatch", GATEWAY, FEED, "Feed.leave", before()),
     Point("gateway-after-unwatch", GATEWAY, FEED, "Feed.leave", after()),
