@@ -47,7 +47,7 @@ logs: ## Shows the last log lines; FOLLOW=1 goes on with new ones
 
 test: setup-dev ## Runs lint and all tests that need no GPU; JOBS=2 at a time
 	@$(MAKE) --no-print-directory lint
-	@$(VENV)/pytest --numprocesses $(if $(call given,JOBS),$(JOBS),2) --dist loadgroup
+	@$(VENV)/pytest --numprocesses $(if $(call given,JOBS),$(JOBS),2) --dist loadfile
 
 test-gpu: setup-dev ## Runs the tests that need a GPU
 	@$(VENV)/pytest -m gpu

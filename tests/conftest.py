@@ -16,15 +16,6 @@ def pytest_report_header() -> str:
     return "redis servers: " + ", ".join(f"{name} ({redis_server.version(path)})" for name, path in servers().items())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps on one process what needs the same stack, and all that loads vLLM, when tests run side by side."""
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.xdist_group("vllm"))
-        elif "simulated_stack" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("simulated stack"))
-
-
 @pytest.fixture(scope="session", params=servers())
 def shared_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     executable = servers()[request.param]
