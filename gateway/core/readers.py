@@ -9,7 +9,7 @@ import structlog
 
 from gateway.core.reports import Reports
 from tokenrelay.calls import Call
-from tokenrelay.errors import DataLossError, StoreUnavailableError, TokenrelayError
+from tokenrelay.errors import DataLossError, OutOfRangeError, StoreUnavailableError, TokenrelayError
 from tokenrelay.store.feed import Feed
 from tokenrelay.store.follower import Follower
 from tokenrelay.store.protocols import GatewayStore
@@ -108,7 +108,8 @@ class Readers:
 
         Raises:
             GenerationNotFoundError: there is none, or no longer.
-            DataLossError: its data are damaged, or its log does not go as far as the client says that it has read.
+            DataLossError: its data are damaged, or a failover may have lost the end of the log that the client has read.
+            OutOfRangeError: the log has never gone as far as the client says.
         """
         self._shards.of(generation_id)
         follower = self._feed.follow(generation_id, after, from_log=True, end_only=end_only)
@@ -120,8 +121,9 @@ class Readers:
             if lease.is_damaged:
                 raise damaged(generation_id)
             if after > lease.last:
-                # Only a client that has seen more asks for that: a failover may have lost the end of the log.
-                raise DataLossError(f"after_sequence is {after}, but the token log ends at {lease.last}: its end is lost")
+                if await self._store.is_unbroken(generation_id, self._patience):
+                    raise OutOfRangeError.of_field("after_sequence", f"is {after}; the log goes from 0 to {lease.last}")
+                raise DataLossError(f"after_sequence is {after}, but the token log ends at {lease.last}: its end may be lost")
             log.debug("joined", generation_id=generation_id, after=after, state=lease.state, last=lease.last)
             yield reader
 

@@ -183,7 +183,7 @@ async def test_unknown_and_malformed_ids_are_not_found_alike(served: Served, nam
 async def test_attach_outside_of_the_log_is_out_of_range(served: Served) -> None:
     whole = await served.stub.Generate(s.GenerateRequest(spec=spec()))
     name = whole.generation.generation_id
-    for after, text in ((-1, "is -1; must be at least 0"),):
+    for after, text in ((-1, "is -1; must be at least 0"), (21, "is 21; the log goes from 0 to 20")):
         request = s.AttachGenerationRequest(generation_id=name, after_sequence=after)
         assert await failure(read(served.stub.AttachGeneration(request))) == (
             grpc.StatusCode.OUT_OF_RANGE,

@@ -151,8 +151,10 @@ async def test_the_readers_of_a_lost_log_are_told(served: Served, client: Redis)
         assert caught.value.code() is grpc.StatusCode.DATA_LOSS
 
 
-async def test_who_comes_back_behind_a_lost_end_is_told(served: Served) -> None:
+async def test_who_comes_back_behind_a_lost_end_is_told(served: Served, client: Redis) -> None:
     name = (await served.stub.Generate(s.GenerateRequest(spec=spec()))).generation.generation_id
+    # As a replica has it that has become the primary.
+    await client.hset(f"{PREFIX}server", "run_id", "another")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(served.stub.AttachGeneration(s.AttachGenerationRequest(generation_id=name, after_sequence=1000), timeout=5))
     assert caught.value.code() is grpc.StatusCode.DATA_LOSS

@@ -31,6 +31,7 @@ class Generations:
         self._submit = NamedScript.load("submit")
         self._renew_readers = NamedScript.load("renew_readers")
         self._cancel = NamedScript.load("cancel")
+        self._unbroken = NamedScript.load("unbroken")
         self._cancelled = terminals.cancelled().SerializeToString()
 
     async def submit(
@@ -146,6 +147,19 @@ class Generations:
         if not fields:
             raise not_found(generation_id)
         return Record.parse(generation_id, fields)
+
+    async def is_unbroken(self, generation_id: str, patience: float | None = None) -> bool:
+        """Tells whether Redis is there without a gap since it accepted a generation.
+
+        Only then its log is known to be all that there ever was: a failover or a crash may have taken the end.
+
+        Raises:
+            GenerationNotFoundError, DataLossError: as read_record.
+        """
+        record = await self.read_record(generation_id, patience)
+        shard = self._scripts.shards.of(generation_id)
+        (since_ms,) = await self._scripts.run(self._unbroken, shard, {"lease_ms": self._limits.lease_ms}, patience)
+        return record.submitted_us // 1000 >= int(since_ms)
 
 
 def _lease_of(generation_id: str, reply: Any) -> ReaderLease | None:

@@ -40,6 +40,8 @@ class GatewayStore(Protocol):
 
     async def read_record(self, generation_id: str, patience: float | None = None) -> Record: ...
 
+    async def is_unbroken(self, generation_id: str, patience: float | None = None) -> bool: ...
+
 
 class WorkerStore(Protocol):
     """Attempts at generations as a worker makes them; Attempts says what each method does."""
