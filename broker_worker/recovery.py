@@ -13,6 +13,7 @@ them could hand them to the wrong one again.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -27,6 +28,7 @@ log = structlog.get_logger(__name__)
 INTERVAL = 1.0  # seconds between looks
 OWN_IDLE_MS = 2_000  # after which an entry of our own that we do not know is lost
 OTHERS_IDLE_MS = 1_000  # after which we take what another one has read ahead, if we have room
+BEGUN_AGAIN = 10.0  # seconds after which what was seen to run is looked at again
 
 
 class Recovery:
@@ -60,7 +62,7 @@ class Recovery:
         self._has_room = has_room
         self._is_idle = is_idle
         self._adopt = adopt
-        self._begun: dict[tuple[int, str], set[PendingName]] = {}
+        self._begun: dict[tuple[int, str], dict[PendingName, float]] = {}  # what runs, and when it was last seen to
 
     async def run(self, model: str) -> None:
         """Looks until cancelled."""
@@ -149,10 +151,12 @@ class Recovery:
     async def _unclaimed(self, model: str, shard: int, consumer: str, idle_ms: int) -> list[PendingEntry]:
         """Returns the entries that have been pending on a consumer for some time and that nobody has claimed."""
         pending = await self._queue.pending_names(model, shard, consumer, idle_ms)
-        # What runs is pending, too, until its end. Its entry never waits again, because a requeued generation gets a new one.
-        # So each is looked at once and not each second: most of what is pending runs.
-        begun = self._begun.setdefault((shard, consumer), set())
-        begun &= set(pending)
+        # What runs is pending, too, until its end, and most of what is pending runs. So it is looked at seldom and not each
+        # second. Not only once: a failover may lose a claim, and the same entry waits again then.
+        now = time.monotonic()
+        seen = self._begun.get((shard, consumer), {})
+        begun = {name: seen[name] for name in pending if name in seen and now - seen[name] < BEGUN_AGAIN}
+        self._begun[shard, consumer] = begun
         found = await self._queue.look_up(model, shard, [name for name in pending if name not in begun])
-        begun |= {PendingName(one.entry.queue, one.entry.entry) for one in found if one.state is EntryState.BEGUN}
+        begun |= {PendingName(one.entry.queue, one.entry.entry): now for one in found if one.state is EntryState.BEGUN}
         return [one for one in found if one.state is not EntryState.BEGUN]
