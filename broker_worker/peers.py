@@ -21,23 +21,27 @@ class Peers:
         self._directory = directory
         self._model = model
         self._seen: dict[str, float] = {}
+        self._looked: float | None = None  # when the directory was last read
 
     @property
     def fingerprints(self) -> set[str]:
-        """Those that are served, or were until a moment ago."""
-        oldest = time.monotonic() - GRACE
-        return {fingerprint for fingerprint, seen in self._seen.items() if seen >= oldest}
+        """Those that were served at the last look, or a moment before."""
+        return set(self._seen)
 
     async def refresh(self) -> None:
-        """Looks once. What is not known does no harm for long: a generation that is left to nobody is tried again."""
+        """Looks once. If the directory cannot be read, all stays as it was: an outage is no reason to give a stream up."""
         try:
             found = await self._directory.live_fingerprints(self._model)
         except TokenrelayError as error:
             log.debug("the worker directory cannot be read", reason=str(error))
-            # As when nothing has changed: a Redis that is away is no reason to give a stream up.
-            found = self.fingerprints
+            return
         now = time.monotonic()
+        if self._looked is not None and now - self._looked > GRACE / 2:
+            # Redis was away, or this worker was paused. Others may not have been able to announce themselves either.
+            found |= self.fingerprints
+        self._looked = now
         self._seen |= dict.fromkeys(found, now)
+        self._seen = {fingerprint: seen for fingerprint, seen in self._seen.items() if seen >= now - GRACE}
 
     async def run(self) -> None:
         """Looks again and again, until cancelled."""
