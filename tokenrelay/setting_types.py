@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field
 
 LARGEST_INT32 = 2**31 - 1
 MESSAGE_LIMIT_FACTOR = 4  # gRPC's own limit on a message stands so far above ours; see tokenrelay.serving.server
-# What redis-py takes after the question mark; it raises TypeError for anything else, at the first connection.
+# What redis-py takes after the question mark and a process does not set itself; for what redis-py does not know it raises
+# TypeError at the first connection.
 REDIS_OPTIONS = frozenset(
     {
         "client_name",
@@ -27,16 +28,25 @@ REDIS_OPTIONS = frozenset(
         "ssl_check_hostname",
         "ssl_ciphers",
         "ssl_keyfile",
+        "ssl_min_version",
         "ssl_password",
         "username",
     }
 )
 
 
+def _parts(url: str) -> SplitResult:
+    """Returns a URL's parts; what it raises never repeats any of the URL, which may hold a password."""
+    try:
+        return urlsplit(url)
+    except ValueError:  # whose text has the part that urlsplit stumbled over
+        raise ValueError("is no URL; in a password, write any character that is no letter or digit as % and its code") from None
+
+
 def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
-    """Returns a URL's parts; what it raises never repeats the URL, which may hold a password."""
+    """Returns a URL's parts if it has a host; what it raises never repeats any of the URL."""
     wanted = " or ".join(f"{scheme}://" for scheme in schemes)
-    parts = urlsplit(url)
+    parts = _parts(url)
     if parts.scheme not in schemes:
         raise ValueError(f"must begin with {wanted}")
     try:
@@ -49,9 +59,14 @@ def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
     return parts
 
 
-def _redis_url(url: str) -> str:
+def redis_url(url: str) -> str:
+    """Returns the URL of a Redis that can be connected to.
+
+    Raises:
+        ValueError: there can be none; the text repeats none of it.
+    """
     if url.startswith("unix://"):
-        if not urlsplit(url).path:
+        if not _parts(url).path:
             raise ValueError("must be unix:///path of the socket")
         return url
     parts = _split(url, ("redis", "rediss"))
@@ -59,9 +74,10 @@ def _redis_url(url: str) -> str:
         raise ValueError("the database must be a number, as in redis://host:6379/0")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     allowed = REDIS_OPTIONS if parts.scheme == "rediss" else {name for name in REDIS_OPTIONS if not name.startswith("ssl_")}
-    if unknown := sorted(set(options) - allowed):
-        raise ValueError(f"has unknown options: {', '.join(unknown)}")
-    for name in ("db", "health_check_interval"):
+    if not allowed.issuperset(options):
+        # The unknown one is not repeated: it may be the end of a password that has an unescaped question mark.
+        raise ValueError(f"has an option that is none of {', '.join(sorted(allowed))}")
+    for name in ("db", "health_check_interval", "ssl_min_version"):
         if not options.get(name, "0").isdecimal():
             raise ValueError(f"the option {name} must be a number")
     return url
@@ -92,7 +108,7 @@ Bytes = Annotated[int, Field(ge=1, le=2**53)]
 MessageBytes = Annotated[int, Field(ge=1, le=LARGEST_INT32 // MESSAGE_LIMIT_FACTOR)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Shards = Annotated[int, Field(ge=1, le=1024)]
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+RedisUrl = Annotated[str, AfterValidator(redis_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
 Address = Annotated[str, AfterValidator(_address)]

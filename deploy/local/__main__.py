@@ -150,7 +150,8 @@ def main() -> int:
         return command(CommandSettings())
     except ValidationError as error:
         for problem in error.errors():
-            console.print(f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}", style="red", markup=False)
+            name, text = str(problem["loc"][0]).upper(), problem["msg"].removeprefix("Value error, ")
+            console.print(f"{PREFIX}{name}: {text}", style="red", markup=False)
         return 2
     except (NotReadyError, NoRedisError, RedisNotUsableError, ForeignFolderError, SupervisionError) as error:
         console.print(str(error), style="red", markup=False)

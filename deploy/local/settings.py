@@ -7,10 +7,11 @@ without it counts only there, because other projects export names such as REDIS_
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tokenrelay import setting_types
 
 PREFIX = "TOKENRELAY_"
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,19 +23,11 @@ HIDDEN = "***"
 def without_password(url: str) -> str:
     """Returns a URL as people and reports may see it."""
     hidden = re.sub(r"//.*@", f"//{HIDDEN}@", url)  # up to the last one, since a password may hold one unescaped
-    return re.sub(r"\b(username|password)=[^&]*", rf"\1={HIDDEN}", hidden)  # redis-py takes them from the query too
-
-
-def _redis_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
-        raise ValueError("must begin with redis://, rediss:// or unix://, and name a host or a socket")
-    _ = parts.port  # raises ValueError on one that is no port
-    return url
+    return re.sub(r"\b(username|(?:ssl_)?password)=[^&]*", rf"\1={HIDDEN}", hidden)  # redis-py takes them from the query too
 
 
 # Where settings are written down, as in a report, the password is left out.
-RedisUrl = Annotated[str, AfterValidator(_redis_url), PlainSerializer(without_password)]
+RedisUrl = Annotated[str, AfterValidator(setting_types.redis_url), PlainSerializer(without_password)]
 Some = Annotated[int, Field(ge=1, le=9)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -75,6 +75,7 @@ def test_a_prefixed_variable_counts_for_commands_and_for_no_stack_of_a_drill(mon
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
         ("redis://:secret@h:1/0", "redis://***@h:1/0"),
         ("rediss://user:se@cret@h/0?ssl_cert_reqs=none", "rediss://***@h/0?ssl_cert_reqs=none"),
+        ("rediss://h:1/0?ssl_password=secret&db=1", "rediss://h:1/0?ssl_password=***&db=1"),
         ("unix:///run/redis.sock?username=me&password=secret&db=1", "unix:///run/redis.sock?username=***&password=***&db=1"),
     ],
 )
@@ -89,6 +90,13 @@ def test_a_password_is_not_shown_and_not_written_down(url: str, shown: str) -> N
 def test_what_is_no_address_of_a_redis_is_refused(url: str) -> None:
     with pytest.raises(ValidationError):
         StackSettings(redis_url=url)
+
+
+@pytest.mark.parametrize("password", ["s3cret/w", "w\u2100s3cret", "w[s3cret]w", "6?s3cret"])
+def test_a_refusal_repeats_no_part_of_a_password(password: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        StackSettings(redis_url=f"redis://user:{password}@h:1")
+    assert all("s3cret" not in problem["msg"] for problem in caught.value.errors())
 
 
 def test_a_relative_state_folder_is_the_caller_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
