@@ -97,13 +97,13 @@ class ModelDirectory:
             if not self.store_answers:
                 raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0)
             if not name:
-                raise NoWorkerError("no model is served yet", retry_after=5.0)
+                raise NoWorkerError("no model is served yet", retry_after=1.0)
             known = ", ".join(sorted(self._models)) or "none"
             raise ModelNotFoundError(f"spec.model: no worker has served {name[:200]!r}; known: {known}")
         if not served.is_expected_back and not may_wait:
             raise NoWorkerError(
                 f"the last worker of model {served.model.name!r} left {served.absent_ms // 1000} s ago",
-                retry_after=10.0,
+                retry_after=2.0,
             )
         return served
 
