@@ -9,12 +9,13 @@ There are three such cases:
 Two kinds of entries of live workers are not requeued but adopted: they stay where they are, and whoever claims first has them.
 Suspects, which run alone, are adopted only by a worker that is idle; requeueing them could hand them to another busy worker.
 Generations whose tokens come from an engine with a certain fingerprint are adopted by workers whose engine has it; requeueing
-them could hand them to the wrong one again.
+them could hand them to the wrong one again. If they are pending on a worker with another engine, nobody else will ever claim
+them, so they are adopted by busy workers, too: those with a backlog may never have room.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -96,7 +97,7 @@ class Recovery:
         for consumer, entries in pending.items():
             is_dead = consumer != self._worker_id and consumer not in live
             if entries and someone_waits:
-                recovered += await self._recover_from(model, shard, consumer, is_dead=is_dead)
+                recovered += await self._recover_from(model, shard, consumer, live)
             if is_dead:
                 await self._queue.forget_consumer(model, shard, consumer)
         return recovered
@@ -105,7 +106,7 @@ class Recovery:
         """Takes the suspects that other live workers have read, if this one is idle; returns how many."""
         if not self._is_idle() or (await self._queue.depth(model)).generations == 0:
             return 0
-        live = await self._directory.live_workers() - {self._worker_id}
+        live = (await self._directory.live_workers()).keys() - {self._worker_id}
         found = [
             one.entry
             for shard in self._queue.shards
@@ -119,26 +120,41 @@ class Recovery:
             log.info("suspects adopted from busy workers", entries=len(found))
         return len(found)
 
-    async def _recover_from(self, model: str, shard: int, consumer: str, *, is_dead: bool) -> int:
-        if consumer == self._worker_id:
+    async def _recover_from(self, model: str, shard: int, consumer: str, live: Mapping[str, str]) -> int:
+        is_own, is_dead, has_room = consumer == self._worker_id, consumer not in live, self._has_room()
+        is_unlike = not (is_own or is_dead) and live[consumer] != self._fingerprint
+        if is_own:
             idle_ms = OWN_IDLE_MS
         elif is_dead:
             idle_ms = 0
-        elif self._has_room():
+        elif has_room or is_unlike:
             idle_ms = OTHERS_IDLE_MS
         else:
             return 0
         unclaimed = await self._unclaimed(model, shard, consumer, idle_ms)
         found = [one for one in unclaimed if not self._knows(one.entry.generation_id)]
-        if consumer == self._worker_id or is_dead:
+        if is_own or is_dead:
             # The obsolete ones, too: the script takes them out, so that nothing is left that keeps a dead consumer.
             return await self._requeue(model, consumer, [one.entry for one in found])
-        ordinary = [one for one in found if one.state is EntryState.WAITING and not one.entry.is_suspect]
-        ours = [one.entry for one in ordinary if one.fingerprint == self._fingerprint]
+        waiting = [one for one in found if one.state is EntryState.WAITING]
+        # Whoever has a suspect begins nothing else after a while, so one busy worker is enough to have it.
+        takes_suspects = is_unlike and self._worker_id == self._first_alike(live)
+        ours = [
+            one.entry
+            for one in waiting
+            if one.fingerprint == self._fingerprint and (takes_suspects or not one.entry.is_suspect)
+        ]
         self._adopt(ours)
         for entry in ours:
             log.debug("entry adopted", generation_id=entry.generation_id, consumer=consumer)
-        return len(ours) + await self._requeue(model, consumer, [one.entry for one in ordinary if one.fingerprint is None])
+        if not has_room:
+            return len(ours)
+        others = [one.entry for one in waiting if one.fingerprint is None and not one.entry.is_suspect]
+        return len(ours) + await self._requeue(model, consumer, others)
+
+    def _first_alike(self, live: Mapping[str, str]) -> str:
+        """Returns one of the workers whose engines are like this one's; all of them agree on which."""
+        return min({worker for worker, fingerprint in live.items() if fingerprint == self._fingerprint} | {self._worker_id})
 
     async def _requeue(self, model: str, consumer: str, entries: Sequence[QueueEntry]) -> int:
         # What was claimed since we looked is refused by the script; only waiting ones go back.

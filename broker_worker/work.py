@@ -189,7 +189,9 @@ class Work:
             directory=self._directory,
             fingerprint=driver.model.fingerprint,
             knows=lambda name: driver.roster.by_id(name) is not None or intake.read_ahead.knows(name),
-            has_room=lambda: intake.read_ahead.wants_more and driver.roster.used_slots < driver.model.slots,
+            has_room=lambda: (
+                not self._draining and intake.read_ahead.wants_more and driver.roster.used_slots < driver.model.slots
+            ),
             is_idle=lambda: intake.read_ahead.is_idle and len(driver.roster) == 0,
             adopt=intake.read_ahead.adopt,
         )

@@ -23,23 +23,26 @@ class Worker:
     bench: Bench
     idle: bool
     fingerprint: str = "f1"
+    name: str = "w2"
+    has_room: bool = True
     adopted: list[QueueEntry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.recovery = Recovery(
-            worker_id="w2",
+            worker_id=self.name,
             queue=self.bench.store.queue,
             directory=WorkerDirectory(self.bench.store.connection),
             fingerprint=self.fingerprint,
             knows=lambda _: False,
-            has_room=lambda: True,
+            has_room=lambda: self.has_room,
             is_idle=lambda: self.idle,
             adopt=self.adopted.extend,
         )
 
 
-async def announce(bench: Bench, worker: str) -> None:
-    announcement = store_pb2.WorkerAnnouncement(worker_id=worker, model=model_service_pb2.Model(name=MODEL))
+async def announce(bench: Bench, worker: str, fingerprint: str = "") -> None:
+    model = model_service_pb2.Model(name=MODEL, fingerprint=fingerprint)
+    announcement = store_pb2.WorkerAnnouncement(worker_id=worker, model=model)
     await WorkerDirectory(bench.store.connection).announce(announcement)
 
 

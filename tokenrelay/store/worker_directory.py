@@ -60,9 +60,9 @@ class WorkerDirectory:
         for key, name in zip(reply.items[::2], reply.items[1::2], strict=True):
             report_aside(key.decode(errors="replace"), name)
 
-    async def live_workers(self) -> set[str]:
-        """Returns the ids of the workers that have announced themselves lately."""
-        return {worker.worker_id for worker in await self._read_live()}
+    async def live_workers(self) -> dict[str, str]:
+        """Returns the workers that have announced themselves lately, each with its engine's fingerprint."""
+        return {worker.worker_id: worker.model.fingerprint for worker in await self._read_live()}
 
     async def live_fingerprints(self, model: str) -> set[str]:
         """Returns the fingerprints of the engines that serve a model, those of draining workers included."""
