@@ -217,5 +217,6 @@ async def test_all_callers_are_answered_within_their_patience_while_redis_hangs(
     answers = await asyncio.gather(*(call(number) for number in range(callers)))
     server.signal(signal.SIGCONT)
     assert {code for _, code in answers} == {grpc.StatusCode.UNAVAILABLE}
-    assert max(seconds for seconds, _ in answers) < patience + 1
+    # On a quiet machine within the patience and a second. Callers that wait for one another need ten seconds and more.
+    assert max(seconds for seconds, _ in answers) < patience + 6
     assert_all_run(served)
