@@ -157,6 +157,10 @@ class AsyncClient:
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(retries.delay_after(_translate(error, target, deadline)))
                 self._targets.move_on_from(target)
+            except asyncio.CancelledError:
+                if self._targets.closed and not _is_task_cancelled():
+                    raise RuntimeError("this client is closed") from None
+                raise
 
 
 class AsyncStream(StreamState):
@@ -222,10 +226,7 @@ class AsyncStream(StreamState):
                 except UnavailableError as error:
                     await self._wait_after(error, retries, target)
                 except asyncio.CancelledError:
-                    # gRPC raises this too where close() cancels the call; then nobody has cancelled the task that reads.
-                    task = asyncio.current_task()
-                    left = self._is_given_up(self._client._targets.closed)
-                    if left and task is not None and not task.cancelling():
+                    if self._is_given_up(self._client._targets.closed) and not _is_task_cancelled():
                         raise self._closed_early() from None
                     raise
         self._call = None
@@ -239,6 +240,12 @@ class AsyncStream(StreamState):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._left.wait(), delay)
         self._client._targets.move_on_from(target)
+
+
+def _is_task_cancelled() -> bool:
+    """Tells whether somebody has cancelled this task; gRPC raises CancelledError too where close() has ended the call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _translate(error: grpc.aio.AioRpcError, target: str, deadline: Deadline) -> TokenrelayError:

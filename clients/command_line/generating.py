@@ -53,9 +53,9 @@ def generate(
 ) -> None:
     """Generates and prints the whole answer."""
     sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
-    with opened_client(context) as client:
+    with opened_client(context, timeout) as client:
         started = time.perf_counter()
-        whole = client.generate(read_prompt(prompt), model=model, timeout=timeout, **sampling)
+        whole = client.generate(read_prompt(prompt), model=model, **sampling)
         elapsed_ms = (time.perf_counter() - started) * 1000
         if as_json:
             print(MessageToJson(whole))
@@ -80,10 +80,10 @@ def stream(
 ) -> None:
     """Generates and prints the answer as it comes."""
     sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
-    with opened_client(context) as client:
+    with opened_client(context, timeout) as client:
         client.models()  # connects, so that what is measured is the generation
         started = time.perf_counter()
-        with client.stream(read_prompt(prompt), model=model, timeout=timeout, **sampling) as deltas:
+        with client.stream(read_prompt(prompt), model=model, **sampling) as deltas:
             print_deltas(deltas)
             elapsed_ms = (time.perf_counter() - started) * 1000
         end = deltas.finished

@@ -42,8 +42,13 @@ def session_of(context: typer.Context) -> Session:
 
 
 @contextmanager
-def opened_client(context: typer.Context) -> Iterator[Client]:
-    """Opens the client, and turns errors into a line on standard error and exit status 1."""
+def opened_client(context: typer.Context, timeout: float | None = None) -> Iterator[Client]:
+    """Opens the client, and turns errors into a line on standard error and exit status 1.
+
+    Args:
+        context: the command's.
+        timeout: seconds for each of its calls; None for no limit.
+    """
     told: set[str] = set()
 
     def tell(error: TokenrelayError, _: float) -> None:
@@ -51,12 +56,12 @@ def opened_client(context: typer.Context) -> Iterator[Client]:
             told.add(error.message)
             err.print(f"trying again: {error.message}", style="yellow")
 
-    with Client(session_of(context).target, retry=RetryPolicy(on_wait=tell)) as client:
-        try:
+    try:
+        with Client(session_of(context).target, timeout=timeout, retry=RetryPolicy(on_wait=tell)) as client:
             yield client
-        except TokenrelayError as error:
-            about = f"generation {error.generation_id}" if error.generation_id else None
-            fail(f"{type(error).__name__}: {error.message}", about)
+    except TokenrelayError as error:
+        about = f"generation {error.generation_id}" if error.generation_id else None
+        fail(f"{type(error).__name__}: {error.message}", about)
 
 
 def fail(text: str, about: str | None = None) -> NoReturn:

@@ -5,9 +5,11 @@ from typing import Any
 
 import grpc
 import pytest
+from typer.testing import CliRunner
 
 from tokenrelay import errors
 from tokenrelay.client import AsyncClient, Client, RetryPolicy
+from tokenrelay.client.command_line.app import app
 from tokenrelay.client.connections import Targets
 from tokenrelay.v1 import generation_service_pb2, generation_service_pb2_grpc
 
@@ -70,6 +72,44 @@ def _take(tried: list[str], message: str) -> None:
     tried.append(message)
     if len(tried) == 3:
         raise StopIteration
+
+
+class _Silent(generation_service_pb2_grpc.GenerationServiceServicer):
+    """Answers no call."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+
+    async def SubmitGeneration(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        self.called.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_call_whose_client_is_closed_ends_with_an_error_and_a_cancelled_one_as_cancelled() -> None:
+    server, servicer = grpc.aio.server(), _Silent()  # type: ignore[abstract]
+    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    for end, error in (("close", RuntimeError), ("cancel", asyncio.CancelledError)):
+        servicer.called.clear()
+        async with AsyncClient(f"127.0.0.1:{port}") as client:
+            calling = asyncio.create_task(client.submit("x"))
+            await servicer.called.wait()
+            if end == "close":
+                await client.close()
+            else:
+                calling.cancel()
+            await asyncio.wait({calling})
+            with pytest.raises(error):
+                calling.result()
+    await server.stop(None)
+
+
+@pytest.mark.parametrize("command", ["generate", "stream"])
+def test_the_time_limit_of_a_command_counts_while_no_gateway_answers(command: str) -> None:
+    result = CliRunner().invoke(app, ["--target", NOBODY, command, "x", "--timeout", "0.3"])
+    assert result.exit_code == 1
+    assert "GenerationExpiredError: the timeout has passed" in result.stderr
 
 
 def test_both_clients_notice_a_gateway_whose_machine_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
