@@ -39,7 +39,7 @@ def up(settings: StackSettings) -> int:
         NoRedisError: there is no Redis to start.
         RedisNotUsableError: Redis does not answer, or cannot be used.
         NotReadyError: a port is in use.
-        SupervisionError: supervisord cannot be started.
+        SupervisionError: supervisord cannot be started, or somebody has stopped it meanwhile.
     """
     supervisor = Supervisor(settings.state)
     if supervisor.is_running():

@@ -122,9 +122,16 @@ class Supervisor:
             time.sleep(0.05)
 
     def statuses(self) -> list[Status]:
-        """Returns how all processes do."""
-        with self._calls() as supervisor:
-            found = supervisor.getAllProcessInfo()
+        """Returns how all processes do.
+
+        Raises:
+            SupervisionError: supervisord has ended, or is ending, as after `make down`.
+        """
+        try:
+            with self._calls() as supervisor:
+                found = supervisor.getAllProcessInfo()
+        except (OSError, Fault) as error:
+            raise SupervisionError("the stack is being stopped, or was stopped already") from error
         return [Status(one["name"], one["statename"], one["pid"], one["now"] - one["start"]) for one in found]
 
     def stop(self) -> None:

@@ -1,13 +1,16 @@
 """When `make up` counts a stack as ready, and when it gives up on a process."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xmlrpc.client import Fault
 
 import pytest
 
 from deploy.local import readiness
 from deploy.local.settings import StackSettings
-from deploy.local.supervision import Supervisor
+from deploy.local.supervision import SupervisionError, Supervisor
 from tokenrelay.v1.model_service_pb2 import Model
 
 
@@ -22,6 +25,23 @@ def test_ends_of_earlier_stacks_do_not_count(tmp_path: Path) -> None:
     log.write_text(started + 3 * ended + started + ended)
     assert readiness.restarts(supervisor, "gateway-1") == 1
     assert readiness.restarts(supervisor, "gateway-2") == 0
+
+
+@pytest.mark.parametrize("answer", [FileNotFoundError(), Fault(6, "SHUTDOWN_STATE")])
+def test_a_stack_that_somebody_stops_while_it_starts_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Exception
+) -> None:
+    supervisor = Supervisor(tmp_path)
+
+    @contextmanager
+    def calls() -> Iterator[Any]:
+        raise answer
+        yield
+
+    monkeypatch.setattr(supervisor, "_calls", calls)
+    monkeypatch.setattr(readiness, "_look", lambda _: ("the engine loads the model", None))
+    with pytest.raises(SupervisionError, match="the stack is being stopped, or was stopped already"):
+        readiness.wait(StackSettings(), supervisor, lambda _: None, patience=60)
 
 
 @pytest.mark.parametrize(
