@@ -75,15 +75,17 @@ class ChoiceArguments:
 
     def _check_tokens_left(self, params: generation_pb2.SamplingParams) -> None:
         """Refuses parameters that together forbid every token: vLLM would then sample a forbidden one."""
-        allowed = set(params.allowed_token_ids) or set(range(self._config.get_vocab_size()))
-        if params.min_tokens > 0:
-            allowed -= {*params.stop_token_ids, *self._end_tokens}
-            if not allowed:
-                raise _wrong("min_tokens", "leaves no token to begin with, because all that are allowed end the answer")
+        # Searched only up to the first token that is left. The vocabulary as a set takes milliseconds, and this runs on the
+        # event loop, for every request.
+        allowed = params.allowed_token_ids or range(self._config.get_vocab_size())
+        ends: set[int] = {*params.stop_token_ids, *self._end_tokens} if params.min_tokens > 0 else set()
+        if ends and ends.issuperset(allowed):
+            raise _wrong("min_tokens", "leaves no token to begin with, because all that are allowed end the answer")
         if params.bad_words and params.allowed_token_ids:
             probe = SamplingParams(bad_words=list(params.bad_words))
             probe.update_from_tokenizer(self._tokenizer)
-            if not allowed - {ids[0] for ids in probe.bad_words_token_ids or () if len(ids) == 1}:
+            forbidden = {ids[0] for ids in probe.bad_words_token_ids or () if len(ids) == 1}
+            if (ends | forbidden).issuperset(allowed):
                 raise _wrong("bad_words", "leaves no token to begin with, because it forbids all that are allowed")
 
 
