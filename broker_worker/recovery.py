@@ -30,6 +30,7 @@ INTERVAL = 1.0  # seconds between looks
 OWN_IDLE_MS = 2_000  # after which an entry of our own that we do not know is lost
 OTHERS_IDLE_MS = 1_000  # after which we take what another one has read ahead, if we have room
 BEGUN_AGAIN = 10.0  # seconds after which what was seen to run is looked at again
+UNCOUNTED = 10.0  # seconds after which we look although nothing is counted as waiting
 
 
 class Recovery:
@@ -64,6 +65,7 @@ class Recovery:
         self._is_idle = is_idle
         self._adopt = adopt
         self._begun: dict[tuple[int, str], dict[PendingName, float]] = {}  # what runs, and when it was last seen to
+        self._looked: dict[int, float] = {}  # shards, and when we looked at what is pending there
 
     async def run(self, model: str) -> None:
         """Looks until cancelled."""
@@ -90,13 +92,17 @@ class Recovery:
         """Requeues or adopts what is pending where it should not be; returns how many entries."""
         live = await self._directory.live_workers()
         someone_waits = (await self._queue.depth(model)).generations > 0
+        # What waits is counted anew, from nothing, after the count was damaged; so it is not believed for ever.
+        looks = someone_waits or time.monotonic() - self._looked.get(shard, -UNCOUNTED) >= UNCOUNTED
+        if looks:
+            self._looked[shard] = time.monotonic()
         recovered = 0
         pending = await self._queue.pending(model, shard)
         for gone in [key for key in self._begun if key[0] == shard and key[1] not in pending]:
             del self._begun[gone]
         for consumer, entries in pending.items():
             is_dead = consumer != self._worker_id and consumer not in live
-            if entries and someone_waits:
+            if entries and looks:
                 recovered += await self._recover_from(model, shard, consumer, live)
             if is_dead:
                 await self._queue.forget_consumer(model, shard, consumer)

@@ -1,4 +1,4 @@
-"""Who goes on with what a failover of Redis has set back."""
+"""Who goes on with what a failover of Redis has set back, and with what is not counted any more."""
 
 import pytest
 
@@ -27,3 +27,23 @@ async def test_an_entry_whose_claim_is_lost_after_it_was_seen_to_run_is_put_back
     await let_time_pass(bench, "w1", [entry])
     assert await worker.recover_once(MODEL, 0) == 1
     assert lost in {entry.generation_id for entry in await bench.read("w2", count=10)}
+
+
+async def test_what_waits_uncounted_on_a_dead_worker_is_put_back(bench: Bench) -> None:
+    generation_id = await bench.submit()
+    await read_long_ago(bench, "w1")
+    await bench.client.hset(keys.depth(MODEL, 0), "generations", "no number")
+    assert await Worker(bench, idle=False).recovery.recover_once(MODEL, 0) == 1
+    assert [entry.generation_id for entry in await bench.read("w2")] == [generation_id]
+
+
+async def test_a_count_that_began_anew_is_right_once_all_has_begun(bench: Bench) -> None:
+    for _ in range(3):
+        await bench.submit()
+    await bench.client.hset(keys.depth(MODEL, 0), mapping={"generations": "no number", "bytes": "no number"})
+    for _ in range(3):
+        await bench.take()
+    await bench.submit()
+    depth = await bench.store.queue.depth(MODEL)
+    assert depth.generations == 1
+    assert depth.bytes > 0

@@ -160,6 +160,9 @@ local function count_depth(model, generations, bytes)
             -- Most likely no number. What waits is counted anew from nothing, since a count is a bound and no promise.
             on_shared('HDEL', depth_key(model), name)
             redis.call('HINCRBY', depth_key(model), name, math.max(0, change))
+        elseif counted < 0 then
+            -- It was counted anew while something waited. Kept, it would hide for ever as many that wait later.
+            redis.call('HSET', depth_key(model), name, 0)
         end
     end
 end
