@@ -1,7 +1,5 @@
 """When `make up` counts a stack as ready, and when it gives up on a process."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault
@@ -33,10 +31,8 @@ def test_a_stack_that_somebody_stops_while_it_starts_is_told_in_a_line(
 ) -> None:
     supervisor = Supervisor(tmp_path)
 
-    @contextmanager
-    def calls() -> Iterator[Any]:
+    def calls() -> Any:
         raise answer
-        yield
 
     monkeypatch.setattr(supervisor, "_calls", calls)
     monkeypatch.setattr(readiness, "_look", lambda _: ("the engine loads the model", None))
