@@ -137,15 +137,20 @@ class Readers:
             bound: whether the call's deadline is the generation's own. If it has passed, the generation expires by itself,
                 and is not to be cancelled before.
         """
+        is_away = False
         try:
             yield
+        except StoreUnavailableError:
+            # To give the lease up now would keep the caller waiting for Redis once more. It runs out by itself.
+            is_away = True
+            raise
         finally:
             last = self._feed.unfollow(reader.follower)
             expires = bound and call.is_past_deadline()
             if not reader.at_end:
                 log.debug("reader left", generation_id=reader.generation_id, last=last, expires=expires)
             # The terminal record took all reader leases with it.
-            if last and not self._leaving and not expires and not reader.at_end:
+            if last and not (self._leaving or expires or reader.at_end or is_away):
                 # Shielded: the call is being cancelled, and a lease that stays would let the generation run on for it.
                 await asyncio.shield(self._give_up_lease(reader.follower))
 

@@ -205,6 +205,7 @@ async def test_all_callers_are_answered_within_their_patience_while_redis_hangs(
         calls: list[Callable[[], Any]] = [
             lambda: read(stub.GenerateStream(s.GenerateStreamRequest(spec=request))),
             lambda: stub.Generate(s.GenerateRequest(spec=request)),
+            lambda: read(stub.AttachGeneration(s.AttachGenerationRequest(generation_id=generation))),
             lambda: stub.GetGeneration(s.GetGenerationRequest(generation_id=generation)),
             lambda: stub.CancelGeneration(s.CancelGenerationRequest(generation_id=generation)),
         ]
