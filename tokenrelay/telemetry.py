@@ -26,6 +26,8 @@ from tokenrelay.start_up import SettingError
 LAST_EXPORT_SECONDS = 2.0  # for the spans that wait when a process ends
 SPANS_WAITING = 65_536  # spans that may wait for export; more are dropped and counted by the SDK
 
+HEADERS_LOGGER = "opentelemetry.util.re"  # the SDK's, for headers that it cannot read
+
 log = logging.getLogger(__name__)  # the client's command line has no structlog
 
 _propagator = TraceContextTextMapPropagator()
@@ -104,12 +106,19 @@ def _exporter(settings: ProcessSettings) -> SpanExporter:
     """Returns the OTLP exporter of the chosen protocol; it reads the other OTEL_EXPORTER_OTLP_* variables itself."""
     protocol = "grpc" if settings.tracing_protocol == "grpc" else "http"
     module = import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter")
+    logging.getLogger(HEADERS_LOGGER).addFilter(_hide_headers)
     try:
         exporter: SpanExporter = module.OTLPSpanExporter()
     except Exception as error:
         # Of any kind: what it raises for a compression, a certificate or a header that it does not take is its own affair.
         raise SettingError("OTEL_EXPORTER_OTLP_*", f"the exporter refuses them: {type(error).__name__}: {error}") from error
     return exporter
+
+
+def _hide_headers(record: logging.LogRecord) -> bool:
+    """Takes the header out of the SDK's warning that it is malformed, since its value may be the collector's key."""
+    record.args = ("OTEL_EXPORTER_OTLP_HEADERS, whose value is not shown",)
+    return True
 
 
 def joined(traceparent: str, tracestate: str) -> str:
