@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 
@@ -21,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 PAUSE = 0.5  # seconds after Redis could not be reached, or the engine service refused
 MOST_AT_ONCE = 64  # entries in one read or claim
+LATE_CLAIM_SECONDS = 2.0  # for a claim that was under way when the session broke
 
 
 class Intake:
@@ -90,14 +92,20 @@ class Intake:
                 self._refused = not await self._is_serving()
                 continue
             wanted = self.read_ahead.take(self._load(driver), MOST_AT_ONCE)
-            try:
-                claims = await self._store.claim(
+            claiming = asyncio.ensure_future(
+                self._store.claim(
                     model=driver.model.model,
                     fingerprint=driver.model.fingerprint,
                     worker=self._worker_id,
                     wanted=[(candidate.entry, candidate.nonce) for candidate in wanted],
                     served=self._peers.fingerprints,
                 )
+            )
+            try:
+                claims = await asyncio.shield(claiming)
+            except asyncio.CancelledError:
+                await self._take_up_late(driver, claiming)
+                raise
             except (StoreUnavailableError, StoreFullError) as error:
                 log.debug("nothing can be claimed", reason=str(error))
                 # The outcome is unknown; the same nonces will tell.
@@ -110,6 +118,17 @@ class Intake:
             pairs = zip(wanted, claims, strict=True)
             self.read_ahead.settle([candidate for candidate, claim in pairs if isinstance(claim, Elsewhere)])
             await asyncio.gather(*(driver.start(execution) for execution in executions))
+
+    async def _take_up_late(self, driver: SessionDriver, claiming: asyncio.Future[list[Claim | Elsewhere | None]]) -> None:
+        """Takes up what Redis grants although the session broke meanwhile, so that it is requeued with all the rest.
+
+        Dropped, it would wait for its lease to run out, since nobody would know that this worker owns it.
+        """
+        with suppress(TimeoutError, TokenrelayError):
+            async with asyncio.timeout(LATE_CLAIM_SECONDS):
+                for claim in await claiming:
+                    if isinstance(claim, Claim):
+                        driver.take_up(claim)
 
     def _wanted(self, driver: SessionDriver) -> int:
         """Returns how many generations to read: what free slots could take, and the prefetch."""

@@ -226,7 +226,8 @@ async def test_the_command_lists_shows_requeues_and_drops(stack: Stack) -> None:
         worker_id = bench.worker.application._worker_id
         assert (letter["workerId"], letter["engine"], letter["spec"]["text"]) == (worker_id, "simulated", "!crash 0")
         assert letter["reason"]["details"][0]["reason"] == "DEAD_LETTER"
-        assert len(letter["timeline"]["lostAttempts"]) == 1
+        # Two, if it was being claimed while the engine died of the other one.
+        assert len(letter["timeline"]["lostAttempts"]) in {1, 2}
 
         starts = engine.starts
         status, requeued, _ = await dead_letters(bench, "requeue", first)

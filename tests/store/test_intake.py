@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
@@ -26,9 +29,8 @@ async def serves() -> bool:
     return True
 
 
-@asynccontextmanager
-async def running(bench: Bench, driven: Driven) -> AsyncIterator[Intake]:
-    intake = Intake(
+def intake_of(bench: Bench) -> Intake:
+    return Intake(
         worker_id="w1",
         store=bench.store.attempts,
         queue=bench.store.queue,
@@ -37,6 +39,11 @@ async def running(bench: Bench, driven: Driven) -> AsyncIterator[Intake]:
         peers=Peers(WorkerDirectory(bench.store.connection), MODEL),
         is_serving=serves,
     )
+
+
+@asynccontextmanager
+async def running(bench: Bench, driven: Driven) -> AsyncIterator[Intake]:
+    intake = intake_of(bench)
     driven.driver.roster._on_capacity = intake.on_capacity
     task = asyncio.create_task(intake.run(driven.driver))
     yield intake
@@ -60,3 +67,26 @@ async def test_all_shards_readers_together_read_about_what_is_wanted(connection:
         pending = [sum((await bench.store.queue.pending(MODEL, shard)).values()) for shard in range(SHARDS)]
         assert sum(pending) - driven.driver.model.slots < PREFETCH + 2 * SHARDS
     assert [sum((await bench.store.queue.pending(MODEL, shard)).values()) for shard in range(SHARDS)] == [4, 0, 0, 0]
+
+
+async def test_what_is_granted_while_the_session_breaks_is_in_the_drivers_hands(bench: Bench) -> None:
+    driven = Driven(bench)
+    generation_id = await bench.submit()
+    asked, answer, claim = asyncio.Event(), asyncio.Event(), bench.store.attempts.claim
+
+    async def claim_late(*arguments: Any, **named: Any) -> Any:
+        asked.set()
+        await answer.wait()
+        return await claim(*arguments, **named)
+
+    intake = intake_of(bench)
+    intake._store = SimpleNamespace(claim=claim_late)
+    task = asyncio.create_task(intake.run(driven.driver))
+    await asked.wait()
+    task.cancel()
+    await asyncio.sleep(0)  # the cancel arrives before Redis' answer
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [name for name, _ in driven.driver.roster.owned()] == [generation_id]
+    driven._relaying.cancel()
