@@ -1,7 +1,7 @@
 """Commands that begin a generation or print its text: generate, stream, submit, attach, chat."""
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from google.protobuf.json_format import MessageToJson
@@ -52,10 +52,11 @@ def generate(
     show_timings: ShowTimings = False,
 ) -> None:
     """Generates and prints the whole answer."""
-    sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
     with opened_client(context, timeout) as client:
         started = time.perf_counter()
-        whole = client.generate(read_prompt(prompt), model=model, **sampling)
+        whole = client.generate(
+            read_prompt(prompt), model=model, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
+        )
         elapsed_ms = (time.perf_counter() - started) * 1000
         if as_json:
             print(MessageToJson(whole))
@@ -79,11 +80,12 @@ def stream(
     with_trace: Annotated[bool, typer.Option("--trace", help="print the trace afterwards, as a waterfall")] = False,
 ) -> None:
     """Generates and prints the answer as it comes."""
-    sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
     with opened_client(context, timeout) as client:
         client.models()  # connects, so that what is measured is the generation
         started = time.perf_counter()
-        with client.stream(read_prompt(prompt), model=model, **sampling) as deltas:
+        with client.stream(
+            read_prompt(prompt), model=model, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
+        ) as deltas:
             print_deltas(deltas)
             elapsed_ms = (time.perf_counter() - started) * 1000
         end = deltas.finished

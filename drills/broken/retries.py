@@ -27,7 +27,7 @@ def install() -> None:
         self: RedisConnection, calls: Sequence[ScriptCall], patience: float | None = None
     ) -> list[Reply]:
         # Not by us, so that what comes twice is redis-py's doing.
-        replies: list[Reply] = await self._attempts.once(lambda: through_redis_py(self, calls), ANSWER_TIMEOUT)
+        replies: list[Reply] = await self._tries.once(lambda: through_redis_py(self, calls), ANSWER_TIMEOUT)
         return replies
 
     async def through_redis_py(self: RedisConnection, calls: Sequence[ScriptCall]) -> list[Reply]:

@@ -198,6 +198,14 @@ async def started(call: Any) -> str:
     raise AssertionError("the stream ended before its first token")
 
 
+async def endless_streams(stub: Any, count: int) -> list[Any]:
+    """Opens streams that go on until they are cancelled; returns them once each has a token."""
+    calls = [stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000))) for _ in range(count)]
+    for call in calls:
+        await started(call)
+    return calls
+
+
 async def state_of(served: Served, generation_id: str) -> str:
     response = await served.stub.GetGeneration(s.GetGenerationRequest(generation_id=generation_id))
     return g.GenerationState.Name(response.generation.state).removeprefix("GENERATION_STATE_")

@@ -28,7 +28,7 @@ from drills.raw_http2.frames import (
 )
 from gateway.grpc import generation_servicer
 from tests.integration.conftest import Served, spec
-from tests.integration.test_calls import read, reason, started
+from tests.integration.test_calls import endless_streams, read, reason
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Running, Stack
 from tests.support.waiting import eventually
@@ -190,9 +190,7 @@ async def test_calls_beyond_the_limit_are_told_to_come_back(served: Served) -> N
     gateway = await served.stack.add_gateway(max_calls=2)
     await served.stack.wait_until_served(gateway)
     stub = served.stack.stub(gateway)
-    calls = [stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000))) for _ in range(2)]
-    for call in calls:
-        await started(call)
+    calls = await endless_streams(stub, 2)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Generate(s.GenerateRequest(spec=spec()))
     error = caught.value

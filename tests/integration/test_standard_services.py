@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from drills.raw_http2.connection import RawConnection
 from drills.raw_http2.frames import message, request_fields
 from tests.integration.conftest import Served, spec
-from tests.integration.test_calls import reason, started
+from tests.integration.test_calls import endless_streams, reason, started
 from tests.support.stack import Running, Stack
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_service_pb2 as s
@@ -206,9 +206,7 @@ async def test_one_connection_has_a_bounded_number_of_streams(served: Served) ->
     gateway = await served.stack.add_gateway(max_streams_per_connection=2)
     await served.stack.wait_until_served(gateway)
     stub = served.stack.stub(gateway)
-    calls = [stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000))) for _ in range(2)]
-    for call in calls:
-        await started(call)
+    calls = await endless_streams(stub, 2)
     # gRPC's client holds a third one back, so that its deadline passes before the gateway has seen it.
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Generate(s.GenerateRequest(spec=spec()), timeout=0.5)

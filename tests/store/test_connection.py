@@ -33,4 +33,4 @@ async def test_uvloops_word_for_a_connection_that_was_just_reset_means_that_redi
 
 async def test_another_runtime_error_stays_what_it_is(connection: RedisConnection) -> None:
     with pytest.raises(RuntimeError, match="a fault of ours"):
-        await connection._attempts.once(lambda: fail_with(RuntimeError("a fault of ours")), 1.0)
+        await connection._tries.once(lambda: fail_with(RuntimeError("a fault of ours")), 1.0)

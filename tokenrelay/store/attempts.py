@@ -46,7 +46,7 @@ class Attempts:
         self._finish = NamedScript.load("finish")
         self._renew = NamedScript.load("renew")
         self._requeue = NamedScript.load("requeue")
-        self._terminals = terminals.of_time()
+        self._terminals = {**terminals.of_time(), "log_lost": terminals.log_lost().SerializeToString()}
 
     async def claim(
         self,
@@ -76,7 +76,6 @@ class Attempts:
             "lease_ms": self._lease_ms,
             "retention_ms": self._retention_ms,
             **self._terminals,
-            "log_lost": terminals.log_lost().SerializeToString(),
             "served": "\n".join(served),
         }
         items = [

@@ -9,8 +9,9 @@ A script's Lua source is the one place that names its arguments, and both sides 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha1
 from importlib import resources
 from operator import itemgetter
@@ -56,15 +57,20 @@ class NamedScript:
         values = ["" if (value := arguments[name]) is None else value for name in self.names]
         if items:
             self._check(self.item_names, items[0])
-            pick = itemgetter(*self.item_names)
+            pick = self._pick_item
             for item in items:
                 # A script with one argument an item gets that argument, the others a tuple.
                 picked = pick(item)
                 values.extend(picked if len(self.item_names) > 1 else (picked,))
         return (self.script, prefix, values)
 
+    @cached_property
+    def _pick_item(self) -> Callable[[Arguments], Any]:
+        """Takes an item's arguments in the script's order. Made once, because appends pass here with every token."""
+        return itemgetter(*self.item_names)
+
     def _check(self, names: Sequence[str], given: Arguments) -> None:
-        if given.keys() != set(names):
+        if len(given) != len(names) or not all(name in given for name in names):
             raise TypeError(f"{self.script.name}.lua takes {sorted(names)}, and not {sorted(given)}")
 
 

@@ -16,13 +16,13 @@ from tokenrelay.backoff import Backoff
 from tokenrelay.clock import PeerClock
 from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.store.redis import errors, server_check, subscription
-from tokenrelay.store.redis.attempts import Attempts
 from tokenrelay.store.redis.blocking_reads import BlockingReads
 from tokenrelay.store.redis.link import ANSWER_TIMEOUT, Link
 from tokenrelay.store.redis.pipe import RedisPipe
 from tokenrelay.store.redis.scripts import Reply, Script, ScriptCall
 from tokenrelay.store.redis.shared_pipe import SharedPipe
 from tokenrelay.store.redis.streams import Streams
+from tokenrelay.store.redis.tries import Tries
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class RedisConnection:
         self.clock = PeerClock()
         self.patience = patience
         self._link = Link(url)
-        self._attempts = Attempts(self._link, patience)
+        self._tries = Tries(self._link, patience)
         self._scripts = SharedPipe(self._link.open)
         self._reads = SharedPipe(self._link.open)
         self._blocking = BlockingReads(self._link.open)
@@ -68,7 +68,7 @@ class RedisConnection:
         told, backoff = "", Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             try:
-                await self._attempts.once(self._check_server, ANSWER_TIMEOUT)
+                await self._tries.once(self._check_server, ANSWER_TIMEOUT)
                 await self.read_clock()
             except StoreUnavailableError as error:
                 if error.message != told:
@@ -112,7 +112,7 @@ class RedisConnection:
 
     async def run_together(self, calls: Sequence[ScriptCall], patience: float | None = None) -> list[Reply]:
         """Runs several scripts in order over one round trip; otherwise as run."""
-        replies: list[Reply] = await self._attempts.repeated(lambda: self._evaluate(calls), patience)
+        replies: list[Reply] = await self._tries.repeated(lambda: self._evaluate(calls), patience)
         return replies
 
     async def _evaluate(self, calls: Sequence[ScriptCall]) -> list[Reply]:
@@ -147,16 +147,16 @@ class RedisConnection:
         async def send() -> list[Any]:
             return await _all(await self._reads.get(), several)
 
-        replies: list[Any] = await self._attempts.repeated(send, patience)
+        replies: list[Any] = await self._tries.repeated(send, patience)
         return replies
 
     async def _read_blocking(self, arguments: Sequence[Any], timeout: float) -> Any:
         """Sends a command that may block, once; raises as run."""
-        return await self._attempts.once(lambda: self._blocking.call(*arguments), timeout)
+        return await self._tries.once(lambda: self._blocking.call(*arguments), timeout)
 
     def subscribe(self, channel: str) -> AsyncIterator[list[bytes] | None]:
         """Yields a channel's messages as they come, and None whenever some may be lost: at the start and after a reconnect."""
-        return subscription.messages(self._attempts.once, self._link.open, channel)
+        return subscription.messages(self._tries.once, self._link.open, channel)
 
 
 async def _all(pipe: RedisPipe, several: Sequence[Sequence[Any]]) -> list[Any]:

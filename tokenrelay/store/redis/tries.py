@@ -21,7 +21,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.02, 0.5  # seconds between tries
 COMPLAINT_INTERVAL = 10.0  # seconds between log lines about what Redis refuses
 
 
-class Attempts:
+class Tries:
     """Makes errors of ours of what Redis, redis-py or a pipe say, and leaves a server that does not lead.
 
     Args:
