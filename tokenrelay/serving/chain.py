@@ -5,7 +5,7 @@
     place       takes one of the places for open calls, or refuses
     receive     reads and parses the request
 
-Whoever adds a step, such as authentication, puts it into _OURS in Chain.__init__: after place, so that a flood of bad
+Whoever adds a step, such as authentication, adds it to `_ours` in Chain.__init__: after place, so that a flood of bad
 credentials is bounded as well, and before receive, so that nobody unknown makes us read a request.
 
 To gRPC every call here has a stream of requests, of which one is taken: a call with a single request it would begin only
