@@ -45,9 +45,10 @@ status: ## Shows the stack's processes, and the models that it serves
 logs: ## Shows the last log lines; FOLLOW=1 goes on with new ones
 	@$(VENV)/python -m deploy.local logs
 
+# Files in their order: e2e has few tests that take long, and begun last they would run alone.
 test: setup-dev ## Runs lint and all tests that need no GPU; JOBS=2 at a time
 	@$(MAKE) --no-print-directory lint
-	@$(VENV)/pytest --numprocesses $(if $(call given,JOBS),$(JOBS),2) --dist loadfile
+	@$(VENV)/pytest --numprocesses $(if $(call given,JOBS),$(JOBS),2) --dist loadfile --no-loadscope-reorder
 
 test-gpu: setup-dev ## Runs the tests that need a GPU
 	@$(VENV)/pytest -m gpu
