@@ -3,10 +3,10 @@
 from pydantic import Field
 
 from tokenrelay.setting_types import Count, Port, Seconds
-from tokenrelay.settings import ServerSettings, StoreSettings
+from tokenrelay.settings import ServerSettings, StoreSettings, TlsSettings
 
 
-class GatewaySettings(StoreSettings, ServerSettings):
+class GatewaySettings(StoreSettings, TlsSettings, ServerSettings):
     """Settings of the gateway; the variables begin with TOKENRELAY_."""
 
     port: Port = Field(50051, description="the port to listen on; 0: any free one")

@@ -7,7 +7,7 @@ name in capitals after TOKENRELAY_; the tracing variables are OpenTelemetry's ow
 import sys
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenrelay.setting_types import (
@@ -24,6 +24,7 @@ from tokenrelay.setting_types import (
 )
 
 PREFIX = "TOKENRELAY_"
+_CERTIFICATE, _KEY = f"{PREFIX}TLS_CERTIFICATE", f"{PREFIX}TLS_KEY"
 
 
 class ProcessSettings(BaseSettings):
@@ -115,6 +116,41 @@ class ServerSettings(ProcessSettings):
     request_seconds: Seconds = Field(
         30.0, description="refuse a call whose request has not arrived completely within this time"
     )
+
+
+class TlsSettings(ProcessSettings):
+    """How a server that can speak TLS is told to. Without a certificate it speaks plain text."""
+
+    tls_certificate: str | None = Field(
+        None,
+        description="PEM file with the server's certificate, then those that lead to its authority; unset: no TLS",
+    )
+    tls_key: str | None = Field(
+        None,
+        validate_default=True,  # so that one that is missing is noticed
+        description="PEM file with the certificate's private key, not encrypted",
+    )
+    tls_client_ca: str | None = Field(
+        None,
+        description="PEM file with the authorities of clients' certificates; clients without such a certificate are "
+        "refused. Unset: clients need none",
+    )
+
+    @field_validator("tls_key")
+    @classmethod
+    def _goes_with_a_certificate(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # A certificate that was refused itself is not in info.data, and is named by its own error.
+        if "tls_certificate" in info.data and (value is None) != (info.data["tls_certificate"] is None):
+            missing, given = ("key", "certificate") if value is None else ("certificate", "key")
+            raise ValueError(f"the {given} is set but not the {missing}; set both {_CERTIFICATE} and {_KEY}, or neither")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _goes_with_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("tls_certificate", "") is None:
+            raise ValueError(f"without TLS no client can show a certificate; set {_CERTIFICATE} and {_KEY} too")
+        return value
 
 
 class StoreSettings(ProcessSettings):

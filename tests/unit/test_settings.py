@@ -58,3 +58,27 @@ def test_a_simulated_engine_says_so_in_the_model_s_name() -> None:
     assert EngineSettings(engine="simulated", model="llama").served_name == "simulated-llama"
     assert EngineSettings(engine="vllm", model="/models/llama/").served_name == "llama"
     assert EngineSettings(engine="vllm", model="org/llama", model_name="mine").served_name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"CERTIFICATE": "tls.crt"}, "TOKENRELAY_TLS_KEY: the certificate is set but not the key"),
+        ({"KEY": "tls.key"}, "TOKENRELAY_TLS_KEY: the key is set but not the certificate"),
+        ({"CLIENT_CA": "ca.crt"}, "TOKENRELAY_TLS_CLIENT_CA: without TLS"),
+    ],
+    ids=str,
+)
+def test_tls_takes_a_certificate_and_a_key_or_neither(
+    given: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"TOKENRELAY_TLS_{name}", value)
+    with pytest.raises(SystemExit) as caught:
+        settings.load(GatewaySettings)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(named)
+    for name in ("CERTIFICATE", "KEY", "CLIENT_CA"):
+        monkeypatch.setenv(f"TOKENRELAY_TLS_{name}", name)
+    assert settings.load(GatewaySettings).tls_client_ca == "CLIENT_CA"
