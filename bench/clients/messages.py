@@ -16,10 +16,12 @@ class Part:
     """One process' part of a point.
 
     Attributes:
+        connections: to each target.
         warm_up: comes first and is not counted; None: nothing does.
     """
 
     targets: tuple[str, ...]
+    connections: int
     load: OfferedLoad
     warm_up: OfferedLoad | None
 

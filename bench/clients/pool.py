@@ -81,11 +81,13 @@ class ClientPool:
         count: how many.
         folder: for what they print.
         targets: whom they ask.
+        connections: of each process to each target.
     """
 
-    def __init__(self, count: int, folder: Path, targets: Sequence[str]) -> None:
+    def __init__(self, count: int, folder: Path, targets: Sequence[str], connections: int = 1) -> None:
         self._clients = [ClientProcess(folder / f"client-{number + 1}.log") for number in range(count)]
         self._targets = tuple(targets)
+        self._connections = connections
 
     async def start(self) -> None:
         """Starts them."""
@@ -101,7 +103,7 @@ class ClientPool:
         before = plan.warm_up(load, amount) if amount else None
         befores = plan.shares(before, len(self._clients)) if before else [None] * len(self._clients)
         for client, part, first in zip(self._clients, plan.shares(load, len(self._clients)), befores, strict=True):
-            await client.send(Part(self._targets, part, first))
+            await client.send(Part(self._targets, self._connections, part, first))
         for client in self._clients:
             assert isinstance(await client.receive(), Ready)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from bench.clients.messages import Ended, Outcome, Ready, pack, receive
+from bench.clients.messages import Ended, Outcome, Part, Ready, pack, receive
 from bench.load.measuring import Progress, Sample, Target, closed_loop, open_loop
 from bench.load.plan import OfferedLoad
 from bench.systems.tokenrelay import TokenrelayTarget
@@ -72,7 +72,7 @@ def main() -> None:
     target: TokenrelayTarget | None = None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         while (part := receive(incoming)) is not None:
-            target = target or runner.run(_connect(part.targets))
+            target = target or runner.run(_connect(part))
             if part.warm_up is not None:
                 runner.run(offer(target, part.warm_up))
             gc.collect()
@@ -85,9 +85,9 @@ def main() -> None:
             runner.run(target.close())
 
 
-async def _connect(targets: tuple[str, ...]) -> TokenrelayTarget:
+async def _connect(part: Part) -> TokenrelayTarget:
     """Makes the client inside the loop that it is for."""
-    return TokenrelayTarget(targets)
+    return TokenrelayTarget(part.targets, part.connections)
 
 
 if __name__ == "__main__":

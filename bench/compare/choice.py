@@ -1,6 +1,7 @@
 """The systems that can be compared, by the names that SYSTEMS takes. What is not installed is not imported."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,8 @@ class Setup:
         vllm_args: the engine's, as on a command line.
         core: for all but vLLM's own processes; None: nothing is pinned.
         engine_core: for those.
+        connections: of Tokenrelay's client.
+        edge: what serves in Tokenrelay's gateway; None: its default.
     """
 
     folder: Path
@@ -32,6 +35,13 @@ class Setup:
     vllm_args: str = ENGINE_ARGUMENTS
     core: int | None = None
     engine_core: int | None = None
+    connections: int = 1
+    edge: str | None = None
+
+
+def baseline(systems: Sequence[str]) -> str:
+    """Returns the one that others are set in relation to: vLLM's OpenAI server, or without it the first."""
+    return BASELINE if BASELINE in systems or not systems else systems[0]
 
 
 def missing(name: str) -> str:
@@ -57,6 +67,8 @@ def create(name: str, setup: Setup) -> System:
                 core=core,
                 engine_core=engine_core,
                 tracing=name == "tokenrelay-traced",
+                connections=setup.connections,
+                edge=setup.edge,
                 model=setup.model,
                 vllm_args=setup.vllm_args,
             )

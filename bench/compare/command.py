@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.compare import plot, ratios
-from bench.compare.choice import BASELINE, STANDARD, Setup, missing
+from bench.compare.choice import STANDARD, Setup, baseline, missing
 from bench.compare.client import POINTS, Task
 from bench.compare.ratios import SystemRun
 from bench.compare.report import MAIN, TITLES, ComparisonReport, table
@@ -78,7 +78,8 @@ class Comparison:
             pinning=pinning(*self.settings.cores),
             machine=_machine(),
             runs=runs,
-            rows=ratios.rows(runs, BASELINE),
+            rows=ratios.rows(runs, baseline(systems)),
+            baseline=baseline(systems),
             missing=lacking,
         )
 
@@ -88,7 +89,15 @@ class Comparison:
         engine_core, core = self.settings.cores
         task = Task(
             system=name,
-            setup=Setup(folder, used, self.settings.vllm_args, core, engine_core),
+            setup=Setup(
+                folder,
+                used,
+                self.settings.vllm_args,
+                core,
+                engine_core,
+                connections=self.settings.connections,
+                edge=self.settings.edge,
+            ),
             loads=list(loads(self.settings, vocabulary_size(used), number)),
             results=folder / f"{name}.json",
         )

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.compare.choice import BASELINE
 from bench.compare.ratios import Row
 from bench.compare.report import TITLES, ComparisonReport
 from bench.results.plots import COLOURS, DOTS, MARKERS
@@ -34,7 +33,7 @@ def draw(report: ComparisonReport, folder: Path) -> list[Path]:
         _line(throughput, number, TITLES[system], tokens_per_second(mine))
         _line(ratio, number, TITLES[system], ratios(mine))
     _finish(throughput, report.rows, "Tokens a second", "tokens a second")
-    _finish(ratio, report.rows, f"Ratio to {TITLES[BASELINE]}, same round", "times as many")
+    _finish(ratio, report.rows, f"Ratio to {TITLES[report.baseline]}, same round", "times as many")
     _logarithmic(throughput)
     ratio.set_ylim(bottom=0)
     figure.legend(*throughput.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)

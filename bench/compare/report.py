@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.compare.choice import BASELINE
-from bench.compare.ratios import METRICS, Compared, Metric, Row, Spread, SystemRun
+from bench.compare.ratios import METRICS, SERVERS, Compared, Metric, Row, Spread, SystemRun
 from bench.results import machine
 
 TITLES = {
@@ -23,13 +22,15 @@ MAIN = tuple(metric for metric in METRICS if not metric.name.startswith("overhea
 OVERHEAD = tuple(metric for metric in METRICS if metric.name.startswith("overhead"))
 DIFFERING = "ttft_ms_p50"  # whose difference is told beside the ratio: for one stream it says more
 READING = (
-    "Medians over the rounds. In brackets: the ratio to the vLLM OpenAI server in the same round, as the median of the "
-    "rounds' ratios, then their least and most; of the first token the difference too. Requests without a whole answer "
-    "are counted as refused and are in no other figure."
+    "Medians over the rounds. In brackets: the ratio to {baseline} in the same round, as the median of the "
+    "rounds' ratios, then their least and most; of the first token the difference too. CPU of the servers is that of all "
+    "processes but vLLM's own, the client's and the spans' receiver. Requests without a whole answer are counted as refused "
+    "and are in no other figure."
 )
 COST = (
-    "CPU in microseconds a token by process group, medians over the rounds. vLLM's own processes spin while they wait, so "
-    "that theirs is no measure of work. AsyncLLM in the client counts as the client's."
+    "CPU in microseconds a token by process group, medians over the rounds; each process counts with all that it has "
+    "started. vLLM's own processes spin while they wait, so that theirs is no measure of work. AsyncLLM in the client "
+    "counts as the client's."
 )
 
 
@@ -43,6 +44,7 @@ class ComparisonReport:
         settings: all that it was told, with what was chosen for what was unset.
         pinning: which processes ran where, in words.
         machine: as machine.describe gives it, with the peers' versions.
+        baseline: the system that the ratios are to.
         missing: why a system was left out, by its name.
     """
 
@@ -53,6 +55,7 @@ class ComparisonReport:
     machine: dict[str, Any]
     runs: Sequence[SystemRun]
     rows: Sequence[Row]
+    baseline: str
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
@@ -78,7 +81,7 @@ class ComparisonReport:
             f"{self.settings['input_tokens']} tokens, answers of {self.settings['output_tokens']}, greedy and forced. "
             f"Rounds: {self.settings['rounds']}. {self.pinning}"
         )
-        yield from ("", READING, "", *self.cautions())
+        yield from ("", READING.format(baseline=TITLES[self.baseline]), "", *self.cautions())
         for concurrency in dict.fromkeys(row.concurrency for row in self.rows):
             yield from ("", f"## {concurrency} stream{'' if concurrency == 1 else 's'}", "")
             yield from table([row for row in self.rows if row.concurrency == concurrency], MAIN)
@@ -144,21 +147,14 @@ def cell(metric: Metric, compared: Compared | None) -> str:
 def _cost(rows: Sequence[Row]) -> Iterator[str]:
     groups = list(dict.fromkeys(group for row in rows for group in row.cpu_us_per_token))
     groups.sort(key=lambda group: group in ("client", "vllm"))  # these of all systems last
-    yield _line(["streams", "system", *groups])
-    yield _line(["---:", "---", *("---:" for _ in groups)])
+    yield _line(["streams", "system", "all servers", *groups])
+    yield _line(["---:", "---", *("---:" for _ in ("all", *groups))])
     for row in rows:
         used = row.cpu_us_per_token
         cells = [f"{used[group]:.1f}" if group in used else NONE for group in groups]
-        yield _line([str(row.concurrency), TITLES[row.system], *cells])
+        servers = cell(SERVERS, row.figures.get(SERVERS.name))
+        yield _line([str(row.concurrency), TITLES[row.system], servers, *cells])
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def ratio_of(row: Row, name: str) -> float | None:
-    """Returns the median ratio of a figure, None without one; the baseline's own is 1."""
-    compared = row.figures.get(name)
-    if compared is None or compared.ratio is None:
-        return None
-    return 1.0 if row.system == BASELINE else compared.ratio.median

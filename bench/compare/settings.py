@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
 from bench.compare.choice import ENGINE_ARGUMENTS, NAMES, STANDARD
-from bench.settings.fields import CONFIGURATION, Count, Counts, Listed
+from bench.settings.fields import CONFIGURATION, Count, Counts, Edge, Listed
 
 FEW_CORES = 2
 
@@ -32,12 +32,16 @@ class ComparisonSettings(BaseSettings):
     model: str | None = Field(
         None, description="a local folder or a hub name; unset: a small Llama of random weights that is faster than the servers"
     )
+    edge: Edge | None = Field(None, description="what serves in Tokenrelay's gateway; unset: the gateway's default")
     vllm_args: str = Field(ENGINE_ARGUMENTS, description="arguments that the engine of every system gets")
     concurrency: Counts = Field((1, 16, 64, 128), description="requests that are kept open")
     input_tokens: Count = Field(8, description="the length of prompts")
     output_tokens: Count = Field(128, description="the length of answers")
     rounds: Count = Field(3, description="how often each system is started, measured and ended")
     requests: Count = Field(4, description="requests of each user and concurrency, of a round")
+    connections: Count = Field(
+        1, description="how many connections Tokenrelay's client has; those over HTTP have one for each request under way"
+    )
     least_requests: Count = Field(16, description="requests of each concurrency at least")
     pin: bool | None = Field(
         None, description="vLLM's own processes on the first core, all others on the second; unset: if there are two"

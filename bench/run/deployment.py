@@ -74,6 +74,7 @@ def _stack(settings: BenchSettings, folder: Path) -> Tokenrelay:
     return Tokenrelay(
         folder / "stack",
         environment=simulated if settings.engine == "simulated" else {},
+        edge=settings.edge,
         engine=settings.engine,
         model=settings.model or _model(settings, folder),
         vllm_args=settings.vllm_args,

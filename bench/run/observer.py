@@ -40,26 +40,23 @@ class Observer:
     def watching(self) -> Iterator[None]:
         """Looks again and again, beside what is done meanwhile."""
         self._memory, self._kv_cache = {}, []
-        looking = asyncio.create_task(self._look_on())
+        looking = asyncio.create_task(self._look_on(self._groups()))
         try:
             yield
         finally:
             looking.cancel()
 
-    async def _look_on(self) -> None:
+    async def _look_on(self, groups: Mapping[str, Sequence[int]]) -> None:
+        # The processes are those of the beginning: to look for new ones costs more than all the rest.
         while True:
-            for group, used in self.memory().items():
-                self._memory[group] = max(used, self._memory.get(group, 0))
+            for group, pids in groups.items():
+                self._memory[group] = max(usage.memory_bytes(pids), self._memory.get(group, 0))
             self._kv_cache += (await self.engine_metrics()).get(KV_CACHE_USAGE, [])
             await asyncio.sleep(INTERVAL)
 
     def cpu_seconds(self) -> dict[str, float]:
         """Returns what each group has taken so far."""
         return usage.cpu_seconds_of(self._groups())
-
-    def memory(self) -> dict[str, int]:
-        """Returns what each group holds now, in bytes."""
-        return {name: usage.memory_bytes(pids) for name, pids in self._groups().items()}
 
     def _groups(self) -> dict[str, Sequence[int]]:
         return {name: pids for name, pids in self._pids().items() if pids}

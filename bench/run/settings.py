@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from bench.settings.fields import CONFIGURATION, Address, Count, Counts, Listed, NonNegative, Positive, Rates
+from bench.settings.fields import CONFIGURATION, Address, Count, Counts, Edge, Listed, NonNegative, Positive, Rates
 from deploy.local.settings import RedisUrl, Some
 
 
@@ -27,6 +27,7 @@ class BenchSettings(BaseSettings):
     redis_url: RedisUrl | None = Field(None, description="a Redis that runs already; unset: the stack starts one of its own")
     gateways: Some = Field(1, description="how many gateways a stack of its own has")
     workers: Some = Field(1, description="how many workers it has, each with an engine service")
+    edge: Edge | None = Field(None, description="what serves in a gateway of a stack of its own; unset: the gateway's default")
     tracing: bool = Field(
         False, description="whether every request is traced, and the spans received by a process of the stack"
     )
@@ -50,6 +51,7 @@ class BenchSettings(BaseSettings):
     )
     seed: int = Field(0, description="the same seed gives the same prompts and arrivals")
     processes: Some = Field(1, description="how many client processes share the load")
+    connections: Count = Field(1, description="how many connections each client process has to each gateway")
     goodput_ttft_ms: Positive = Field(500.0, description="a good answer's longest time to first token")
     goodput_tpot_ms: Positive = Field(50.0, description="a good answer's longest time per token after the first")
     results: Path | None = Field(None, description="folder for the results; unset: .tokenrelay/bench/<time>")

@@ -61,7 +61,7 @@ class Sweep:
 @asynccontextmanager
 async def client_pool(settings: BenchSettings, folder: Path, deployment: Deployment) -> AsyncIterator[ClientPool]:
     """Gives the client processes; they end afterwards."""
-    started = ClientPool(settings.processes, folder, deployment.targets)
+    started = ClientPool(settings.processes, folder, deployment.targets, settings.connections)
     try:
         await started.start()
         yield started

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -32,5 +32,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Address = Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")]
 Counts = Annotated[Listed[Count], Field(min_length=1), AfterValidator(lambda counts: tuple(sorted(set(counts))))]
+Edge = Literal["envoy", "grpcio"]
 Rates = Annotated[Listed[Positive], AfterValidator(lambda rates: tuple(sorted(set(rates))))]
 CONFIGURATION = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)

@@ -24,6 +24,7 @@ from tokenrelay.v1 import (
 )
 
 OURS = ("gateway", "worker", "engine", "redis")
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)  # else channels to the same address share one
 
 
 class Tokenrelay:
@@ -33,6 +34,8 @@ class Tokenrelay:
         folder: for Redis' data and the processes' output.
         core: for all of our processes, if vLLM's are pinned to `engine_core`; None: nothing is pinned.
         environment: variables for all of our processes.
+        edge: what serves in a gateway; None: its default.
+        connections: of each client to each gateway.
         settings: as for `make up`.
     """
 
@@ -46,10 +49,13 @@ class Tokenrelay:
         engine_core: int | None = None,
         tracing: bool = False,
         environment: Mapping[str, str] | None = None,
+        edge: str | None = None,
+        connections: int = 1,
         **settings: object,
     ) -> None:
         self.settings = StackSettings(**{"state": folder, "port": free_ports(), **settings})
         self._engine_core = engine_core
+        self._connections = connections
         self._children: list[Child] = []
         self._planned = plan.processes(self.settings, Machine.this())
         for process in self._planned:
@@ -59,6 +65,8 @@ class Tokenrelay:
                 continue
             # As where it is deployed: logs for programs, and spans exported as seldom as the SDK does by itself.
             variables = {**process.environment, "TOKENRELAY_LOG_FORMAT": "json", **(environment or {})}
+            if edge is not None:
+                variables["TOKENRELAY_EDGE"] = edge
             left_out = "OTEL_BSP_" if tracing else "OTEL_"
             variables = {name: value for name, value in variables.items() if not name.startswith(left_out)}
             if engine_core is not None:
@@ -95,12 +103,12 @@ class Tokenrelay:
         for child in self._children:
             kind = child.name.partition("-")[0]
             found.setdefault(kind, []).append(child.pid)
-            if kind == "engine":
-                found["vllm"] += [process.pid for process in usage.tree(child.pid)[1:]]
+            # What an engine service starts is vLLM's and no cost of ours; what any other starts does that one's work.
+            found["vllm" if kind == "engine" else kind] += [process.pid for process in usage.tree(child.pid)[1:]]
         return found
 
     def target(self) -> "TokenrelayTarget":
-        return TokenrelayTarget(self.targets)
+        return TokenrelayTarget(self.targets, self._connections)
 
     async def close(self) -> None:
         for child in reversed(self._children):
@@ -108,10 +116,12 @@ class Tokenrelay:
 
 
 class TokenrelayTarget:
-    """A client with a generated stub and nothing else; of several gateways it uses one after the other."""
+    """A client with a generated stub and nothing else; of several gateways and connections it uses one after the other."""
 
-    def __init__(self, targets: Sequence[str]) -> None:
-        self._channels = [grpc.aio.insecure_channel(target) for target in targets]
+    def __init__(self, targets: Sequence[str], connections: int = 1) -> None:
+        self._channels = [
+            grpc.aio.insecure_channel(target, options=OWN_CONNECTION) for _ in range(connections) for target in targets
+        ]
         self._stubs = [generation_service_pb2_grpc.GenerationServiceStub(channel) for channel in self._channels]
         self._calls = 0
 

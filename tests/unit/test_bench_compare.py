@@ -52,7 +52,7 @@ def two_rounds() -> list[SystemRun]:
 def report(runs: list[SystemRun], **missing: str) -> ComparisonReport:
     settings = ComparisonSettings().model_dump(mode="json")
     rows = ratios.rows(runs, BASELINE)
-    return ComparisonReport("make bench-compare", "now", settings, "", machine.describe(), runs, rows, missing)
+    return ComparisonReport("make bench-compare", "now", settings, "", machine.describe(), runs, rows, BASELINE, missing)
 
 
 def test_ratios_are_of_the_same_round_and_medians_over_rounds() -> None:
@@ -87,6 +87,25 @@ def test_only_who_tells_the_engine_s_time_has_an_overhead() -> None:
 
 def test_cpu_is_that_of_the_servers_and_the_client_but_not_of_vllm_s_own_processes() -> None:
     assert ratios.beside_engine(point()) == pytest.approx(1e6 * 0.003 / 8)
+    assert ratios.of_servers(point()) == pytest.approx(1e6 * 0.002 / 8)
+
+
+def test_what_our_processes_cost_together_is_set_in_relation_to_the_server_of_the_same_round() -> None:
+    ours = {"gateway": 30.0, "worker": 20.0, "engine": 40.0, "redis": 10.0, "vllm": 500.0, "client": 50.0, "traces": 90.0}
+    runs = [
+        SystemRun(OURS, 1, [replace(point(), cpu_us_per_token=ours)]),
+        SystemRun(BASELINE, 1, [replace(point(), cpu_us_per_token={"server": 80.0, "vllm": 500.0, "client": 40.0})]),
+    ]
+    row = ratios.rows(runs, BASELINE)[0]
+    servers = row.figures["server_cpu_us_per_token"]
+    assert (servers.value.median, servers.ratio) == (100.0, ratios.Spread(1.25, 1.25, 1.25))
+    cost = report(runs).markdown().partition("## Cost")[2]
+    assert "| 1 | Tokenrelay | 100.0 (1.25×) | 30.0 |" in cost
+
+
+def test_without_vllm_s_server_the_first_system_is_what_others_are_set_in_relation_to() -> None:
+    assert choice.baseline([OURS, "tokenrelay-traced"]) == OURS
+    assert choice.baseline([OURS, BASELINE]) == BASELINE
 
 
 def test_a_point_without_an_answer_is_no_zero_among_the_medians() -> None:
