@@ -19,7 +19,8 @@ from gateway.settings import GatewaySettings
 from tokenrelay import metrics, telemetry
 from tokenrelay.errors import DrainingError
 from tokenrelay.http_endpoint import HttpEndpoint
-from tokenrelay.serving import server
+from tokenrelay.serving import server, server_credentials
+from tokenrelay.serving.certificates import Certificates
 from tokenrelay.serving.chain import Chain
 from tokenrelay.store import assembly
 from tokenrelay.store.feed import Feed
@@ -59,9 +60,18 @@ class GatewayApplication:
         self._server = server.build(settings, SERVICES, [Chain(tracing, metrics.CallMetrics(metrics_registry), settings)])
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
-        self.port = await self._server.listen(settings.host, settings.port)
+        self._certificates = Certificates(settings) if settings.tls_certificate is not None else None
+        credentials = server_credentials.of(self._certificates) if self._certificates is not None else None
+        self.port = await self._server.listen(settings.host, settings.port, credentials)
         self._resources.push_async_callback(self._server.server.stop, None)
-        log.info("listening", host=settings.host, port=self.port, gateway_id=self._gateway_id)
+        log.info(
+            "listening",
+            host=settings.host,
+            port=self.port,
+            gateway_id=self._gateway_id,
+            tls=self._certificates is not None,
+            client_certificates=settings.tls_client_ca is not None,
+        )
         await self._wait_for_store()
 
     def _open_store(self, metrics_registry: CollectorRegistry) -> None:
@@ -136,6 +146,8 @@ class GatewayApplication:
         async with asyncio.TaskGroup() as tasks:
             for work in (self._feed.run, self._directory.run, self._reaper.run, self._report_health, self._server.run):
                 tasks.create_task(work())
+            if self._certificates is not None:
+                tasks.create_task(self._certificates.watch())
 
     async def _report_health(self) -> None:
         while True:

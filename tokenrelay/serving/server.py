@@ -59,19 +59,23 @@ class GrpcServer:
     server: grpc.aio.Server
     health: HealthServicer
 
-    async def listen(self, host: str, port: int) -> int:
+    async def listen(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listens and serves; port 0 takes a free one. Returns the port.
 
         Args:
             host: a name, an IPv4 address, or an IPv6 address with or without brackets.
             port: the port.
+            credentials: for TLS; None: plain text.
 
         Raises:
             SettingError: the address cannot be had.
         """
         address = addresses.join(host, port)
         try:
-            bound = self.server.add_insecure_port(address)
+            if credentials is None:
+                bound = self.server.add_insecure_port(address)
+            else:
+                bound = self.server.add_secure_port(address, credentials)
         except RuntimeError:
             bound = 0
         if bound == 0:
