@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.systems import System
+from bench.systems import System, vllm_rs_binary
 from bench.systems.tokenrelay import Tokenrelay
 
 BASELINE = "vllm-http"
-STANDARD = ("tokenrelay", BASELINE, "vllm-grpc", "smg", "in-process")
+STANDARD = ("tokenrelay", BASELINE, "vllm-rust", "vllm-grpc", "smg", "in-process")
 NAMES = (*STANDARD, "tokenrelay-traced")
 ENGINE_ARGUMENTS = "--max-model-len 2048 --enforce-eager --dtype bfloat16"
 GRPC_PACKAGES = ("smg_grpc_servicer", "smg_grpc_proto")
@@ -46,6 +46,8 @@ def baseline(systems: Sequence[str]) -> str:
 
 def missing(name: str) -> str:
     """Returns what would have to be installed for a system; "" if all is there."""
+    if name == "vllm-rust":
+        return "" if vllm_rs_binary.installed() else "vllm-rs, which is fetched if SYSTEMS names vllm-rust"
     wanted = GRPC_PACKAGES if name in ("vllm-grpc", "smg") else ()
     lacking = [package.replace("_", "-") for package in wanted if find_spec(package) is None]
     if name == "smg" and not lacking:
@@ -76,6 +78,10 @@ def create(name: str, setup: Setup) -> System:
             from bench.systems.vllm_http import VllmHttp  # noqa: PLC0415
 
             return VllmHttp(folder, setup.model, arguments, core=core, engine_core=engine_core)
+        case "vllm-rust":
+            from bench.systems.vllm_rust import VllmRust  # noqa: PLC0415
+
+            return VllmRust(folder, setup.model, arguments, core=core, engine_core=engine_core)
         case "vllm-grpc":
             from bench.systems.vllm_grpc import VllmGrpc  # noqa: PLC0415
 

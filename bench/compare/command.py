@@ -20,10 +20,11 @@ from bench.compare.report import MAIN, TITLES, ComparisonReport, table
 from bench.compare.settings import ComparisonSettings
 from bench.load.plan import STREAMS_A_POINT, OfferedLoad
 from bench.load.workload import Workload
-from bench.processes.child import INTERRUPTED, Child, cancel_on_signals
+from bench.processes.child import INTERRUPTED, Child, DidNotStartError, cancel_on_signals
 from bench.results import machine
 from bench.results.figures import Point
 from bench.settings.fields import results_folder
+from bench.systems import vllm_rs_binary
 from bench.systems.vllm_http import engine_environment
 
 PEERS = ("smg", "smg-grpc-servicer", "smg-grpc-proto", "aiohttp")
@@ -40,6 +41,9 @@ def compare(settings: ComparisonSettings) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Interrupted; there are no results.")
         return INTERRUPTED
+    except DidNotStartError as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
     report.write(folder)
     drawn = plot.draw(report, folder)
     for concurrency in dict.fromkeys(row.concurrency for row in report.rows):
@@ -67,6 +71,8 @@ class Comparison:
         """Measures everything."""
         cancel_on_signals()
         asked = self.settings.systems or STANDARD
+        if "vllm-rust" in self.settings.systems:
+            await asyncio.to_thread(vllm_rs_binary.fetch, console.print)
         lacking = {name: why for name in asked if (why := missing(name))}
         systems = [name for name in asked if name not in lacking]
         used, called = await asyncio.to_thread(_model, self.settings, self.folder)

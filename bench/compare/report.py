@@ -13,6 +13,7 @@ TITLES = {
     "tokenrelay": "Tokenrelay",
     "tokenrelay-traced": "Tokenrelay, all traced",
     "vllm-http": "vLLM OpenAI server",
+    "vllm-rust": "vLLM Rust frontend",
     "vllm-grpc": "vLLM gRPC server",
     "smg": "SMG before vLLM gRPC server",
     "in-process": "AsyncLLM in the client",

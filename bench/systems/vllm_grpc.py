@@ -1,5 +1,6 @@
 """vLLM's gRPC server, whose servicer and stubs come with smg-grpc-servicer and smg-grpc-proto."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
@@ -24,8 +25,8 @@ class VllmGrpc(VllmServer):
     def __init__(
         self, folder: Path, model: str, arguments: Sequence[str], *, core: int | None = None, engine_core: int | None = None
     ) -> None:
-        module = "vllm.entrypoints.launchers.grpc_server"
-        super().__init__("vllm-grpc", module, [], folder, model, arguments, core, engine_core)
+        program = [sys.executable, "-m", "vllm.entrypoints.launchers.grpc_server", "--model", model]
+        super().__init__("vllm-grpc", program, arguments, folder, model, core, engine_core)
 
     async def start(self) -> None:
         await self.start_until(self._serves)

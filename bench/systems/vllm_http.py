@@ -33,31 +33,32 @@ class VllmServer:
 
     Args:
         name: of its log.
-        module: what Python runs.
-        options: the server's own.
+        program: what is run, with what comes before the address.
+        arguments: what comes after it, those of vLLM's engine among them.
         folder: for its output.
         model: a folder or a hub name.
-        arguments: of vLLM's engine.
         core: for all but vLLM's own processes; None: nothing is pinned.
         engine_core: for those.
+        environment: variables of its own.
     """
 
     def __init__(
         self,
         name: str,
-        module: str,
-        options: Sequence[str],
+        program: Sequence[str],
+        arguments: Sequence[str],
         folder: Path,
         model: str,
-        arguments: Sequence[str],
         core: int | None,
         engine_core: int | None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = free_ports()
         self._engine_core = engine_core
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
-        command = [sys.executable, "-m", module, "--model", model, *where, "--disable-log-stats", *options, *arguments]
-        self.child = Child(name, command, folder, engine_environment(model, engine_core), core)
+        command = [*program, *where, "--disable-log-stats", *arguments]
+        variables = {**engine_environment(model, engine_core), **(environment or {})}
+        self.child = Child(name, command, folder, variables, core)
 
     async def start_until(self, serves: Callable[[], Awaitable[bool]]) -> None:
         """Starts it and returns once it serves."""
@@ -91,9 +92,9 @@ class VllmHttp(VllmServer):
     def __init__(
         self, folder: Path, model: str, arguments: Sequence[str], *, core: int | None = None, engine_core: int | None = None
     ) -> None:
+        program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         options = ["--served-model-name", SERVED, "--disable-uvicorn-access-log"]
-        module = "vllm.entrypoints.openai.api_server"
-        super().__init__("vllm-http", module, options, folder, model, arguments, core, engine_core)
+        super().__init__("vllm-http", program, [*options, *arguments], folder, model, core, engine_core)
 
     async def start(self) -> None:
         await self.start_until(lambda: answers(f"http://127.0.0.1:{self.port}/health"))

@@ -19,6 +19,7 @@ from bench.load.workload import Workload
 from bench.results import figures, machine
 from bench.results.figures import Point, Served
 from bench.settings.options import read
+from bench.systems import vllm_rs_binary
 from bench.systems.tokenrelay import Tokenrelay
 
 OURS = "tokenrelay"
@@ -189,7 +190,8 @@ def test_processes_are_bound_to_cores_where_there_are_two_or_where_it_is_asked_f
 
 def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "smg_grpc_proto" else name)
-    assert [name for name in NAMES if choice.missing(name)] == ["vllm-grpc", "smg"]
+    monkeypatch.setattr(vllm_rs_binary, "installed", lambda: None)
+    assert [name for name in NAMES if choice.missing(name)] == ["vllm-rust", "vllm-grpc", "smg"]
     assert choice.missing("smg") == "smg-grpc-proto"
 
 
