@@ -14,6 +14,7 @@ from tokenrelay.client.async_client import AsyncClient, AsyncStream
 from tokenrelay.client.client import Client, Stream
 from tokenrelay.client.requests import Options, Prompt
 from tokenrelay.client.resumption import RetryPolicy
+from tokenrelay.client.tls import Tls
 from tokenrelay.errors import TokenrelayError
 
-__all__ = ["AsyncClient", "AsyncStream", "Client", "Options", "Prompt", "RetryPolicy", "Stream", "TokenrelayError"]
+__all__ = ["AsyncClient", "AsyncStream", "Client", "Options", "Prompt", "RetryPolicy", "Stream", "Tls", "TokenrelayError"]

@@ -12,9 +12,11 @@ import grpc
 from tokenrelay.client import requests
 from tokenrelay.client.connections import DEFAULT_TARGET, Metadata, MetadataPairs, Targets, check_metadata
 from tokenrelay.client.failures import to_error
+from tokenrelay.client.handshakes import ClosedEarlyError, Prober
 from tokenrelay.client.requests import Options, Prompt, to_generate, to_stream, to_submit
 from tokenrelay.client.resumption import Deadline, Position, Retries, RetryPolicy
 from tokenrelay.client.streams import StreamState
+from tokenrelay.client.tls import Path, Tls, secure
 from tokenrelay.client.tracing import CallSpan
 from tokenrelay.errors import TokenrelayError, UnavailableError
 from tokenrelay.v1 import (
@@ -38,11 +40,13 @@ class AsyncClient:
         targets: "host:port", several separated by commas, or a sequence of them.
         timeout: seconds for each generation from its call to its end; None for no limit. A call may set its own.
         retry: how the library tries again by itself.
-        credentials: for TLS, such as grpc.ssl_channel_credentials(); None: no encryption. All targets get the same.
+        tls: True for TLS with a certificate of a public authority, the path of a file with another authority, or Tls with a
+            certificate of the client's own; None: no encryption. All targets get the same.
+        credentials: instead of tls, what gRPC has for other ways to secure a channel.
         metadata: sent with every call, those by which a stream goes on too; an API key, for example.
 
     Raises:
-        ValueError: a target is not of the form host:port, or the metadata cannot be sent.
+        ValueError: a target is not of the form host:port, a file of tls cannot be used, or the metadata cannot be sent.
     """
 
     def __init__(
@@ -51,13 +55,18 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        tls: bool | Path | Tls | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata | None = None,
     ) -> None:
+        security = secure(tls, credentials)
         connect = (
-            grpc.aio.insecure_channel if credentials is None else partial(grpc.aio.secure_channel, credentials=credentials)
+            grpc.aio.insecure_channel
+            if security.credentials is None
+            else partial(grpc.aio.secure_channel, credentials=security.credentials)
         )
-        self._targets: Targets[grpc.aio.Channel] = Targets(targets, connect)
+        self._targets: Targets[grpc.aio.Channel] = Targets(targets, connect, security.options)
+        self._prober = Prober(security)
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
         self._metadata = check_metadata(metadata)
@@ -149,18 +158,24 @@ class AsyncClient:
     async def _call(self, call: Call[Response], timeout: float | None, traced: MetadataPairs = ()) -> Response:
         """Makes a call, again if it fails for want of a server or of room."""
         deadline = self._deadline(timeout)
-        retries = Retries(self._retry, deadline)
+        retries = Retries(self._retry, deadline, len(self._targets))
         while True:
             target = self._targets.current
             try:
                 return await call(self._stub(), deadline.left(), (*self._metadata, *traced))
             except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(retries.delay_after(_translate(error, target, deadline)))
+                await asyncio.sleep(retries.delay_after(await self._translate(error, target, deadline)))
                 self._targets.move_on_from(target)
             except asyncio.CancelledError:
                 if self._targets.closed and not _is_task_cancelled():
                     raise RuntimeError("this client is closed") from None
                 raise
+
+    async def _translate(self, error: grpc.aio.AioRpcError, target: str, deadline: Deadline) -> TokenrelayError:
+        failure = to_error(error, target, error.initial_metadata(), error.trailing_metadata(), expired=deadline.passed)
+        if isinstance(failure, ClosedEarlyError):
+            return await asyncio.to_thread(self._prober.explain, failure, target)
+        return failure
 
 
 class AsyncStream(StreamState):
@@ -210,7 +225,7 @@ class AsyncStream(StreamState):
                 await stub.CancelGeneration(request, timeout=CANCEL_SECONDS, metadata=self._metadata)
 
     async def _run(self) -> AsyncGenerator[generation_pb2.Delta, None]:
-        retries = Retries(self._client._retry, self._deadline)
+        retries = Retries(self._client._retry, self._deadline, len(self._client._targets))
         with self._span:
             while self.finished is None:
                 target = self._client._targets.current
@@ -222,7 +237,7 @@ class AsyncStream(StreamState):
                             yield delta
                     self.position.check_end()
                 except grpc.aio.AioRpcError as error:
-                    await self._wait_after(_translate(error, target, self._deadline), retries, target)
+                    await self._wait_after(await self._client._translate(error, target, self._deadline), retries, target)
                 except UnavailableError as error:
                     await self._wait_after(error, retries, target)
                 except asyncio.CancelledError:
@@ -246,7 +261,3 @@ def _is_task_cancelled() -> bool:
     """Tells whether somebody has cancelled this task; gRPC raises CancelledError too where close() has ended the call."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _translate(error: grpc.aio.AioRpcError, target: str, deadline: Deadline) -> TokenrelayError:
-    return to_error(error, target, error.initial_metadata(), error.trailing_metadata(), expired=deadline.passed)

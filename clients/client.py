@@ -13,9 +13,11 @@ import grpc
 from tokenrelay.client import requests
 from tokenrelay.client.connections import DEFAULT_TARGET, Metadata, MetadataPairs, Targets, check_metadata
 from tokenrelay.client.failures import to_error
+from tokenrelay.client.handshakes import Prober
 from tokenrelay.client.requests import Options, Prompt, to_generate, to_stream, to_submit
 from tokenrelay.client.resumption import Deadline, Position, Retries, RetryPolicy
 from tokenrelay.client.streams import StreamState
+from tokenrelay.client.tls import Path, Tls, secure
 from tokenrelay.client.tracing import CallSpan
 from tokenrelay.errors import TokenrelayError, UnavailableError
 from tokenrelay.v1 import (
@@ -39,11 +41,13 @@ class Client:
         targets: "host:port", several separated by commas, or a sequence of them.
         timeout: seconds for each generation from its call to its end; None for no limit. A call may set its own.
         retry: how the library tries again by itself.
-        credentials: for TLS, such as grpc.ssl_channel_credentials(); None: no encryption. All targets get the same.
+        tls: True for TLS with a certificate of a public authority, the path of a file with another authority, or Tls with a
+            certificate of the client's own; None: no encryption. All targets get the same.
+        credentials: instead of tls, what gRPC has for other ways to secure a channel.
         metadata: sent with every call, those by which a stream goes on too; an API key, for example.
 
     Raises:
-        ValueError: a target is not of the form host:port, or the metadata cannot be sent.
+        ValueError: a target is not of the form host:port, a file of tls cannot be used, or the metadata cannot be sent.
     """
 
     def __init__(
@@ -52,11 +56,18 @@ class Client:
         *,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        tls: bool | Path | Tls | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata | None = None,
     ) -> None:
-        connect = grpc.insecure_channel if credentials is None else partial(grpc.secure_channel, credentials=credentials)
-        self._targets: Targets[grpc.Channel] = Targets(targets, connect)
+        security = secure(tls, credentials)
+        connect = (
+            grpc.insecure_channel
+            if security.credentials is None
+            else partial(grpc.secure_channel, credentials=security.credentials)
+        )
+        self._targets: Targets[grpc.Channel] = Targets(targets, connect, security.options)
+        self._prober = Prober(security)
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
         self._metadata = check_metadata(metadata)
@@ -173,14 +184,19 @@ class Client:
     def _call(self, call: Call[Response], timeout: float | None, traced: MetadataPairs = ()) -> Response:
         """Makes a call, again if it fails for want of a server or of room."""
         deadline = self._deadline(timeout)
-        retries = Retries(self._retry, deadline)
+        retries = Retries(self._retry, deadline, len(self._targets))
         while True:
             target = self._targets.current
             try:
                 return call(self._stub(), deadline.left(), (*self._metadata, *traced))
             except grpc.RpcError as error:
-                time.sleep(retries.delay_after(_translate(error, target, deadline)))
+                time.sleep(retries.delay_after(self._translate(error, target, deadline)))
                 self._targets.move_on_from(target)
+
+    def _translate(self, error: grpc.RpcError, target: str, deadline: Deadline) -> TokenrelayError:
+        call: Any = error  # what gRPC raises is the call itself
+        failure = to_error(error, target, call.initial_metadata(), call.trailing_metadata(), expired=deadline.passed)
+        return self._prober.explain(failure, target)
 
 
 class Stream(StreamState):
@@ -228,7 +244,7 @@ class Stream(StreamState):
                 stub.CancelGeneration(request, timeout=CANCEL_SECONDS, metadata=self._metadata)
 
     def _run(self) -> Generator[generation_pb2.Delta, None, None]:
-        retries = Retries(self._client._retry, self._deadline)
+        retries = Retries(self._client._retry, self._deadline, len(self._client._targets))
         with self._span:
             while self.finished is None:
                 target = self._client._targets.current
@@ -240,7 +256,7 @@ class Stream(StreamState):
                             yield delta
                     self.position.check_end()
                 except grpc.RpcError as error:
-                    self._wait_after(_translate(error, target, self._deadline), retries, target)
+                    self._wait_after(self._client._translate(error, target, self._deadline), retries, target)
                 except UnavailableError as error:
                     self._wait_after(error, retries, target)
         self._call = None
@@ -252,8 +268,3 @@ class Stream(StreamState):
         # Not a mere sleep: a gateway may have asked for many seconds, and who closes the stream must not wait for them.
         self._left.wait(retries.delay_after(self._named(error)))
         self._client._targets.move_on_from(target)
-
-
-def _translate(error: grpc.RpcError, target: str, deadline: Deadline) -> TokenrelayError:
-    call: Any = error  # what gRPC raises is the call itself
-    return to_error(error, target, call.initial_metadata(), call.trailing_metadata(), expired=deadline.passed)

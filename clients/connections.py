@@ -39,18 +39,24 @@ class Targets(Generic[Channel]):
     Args:
         targets: "host:port", several separated by commas, or a sequence of them.
         connect: makes a channel of a target and options.
+        options: of each channel, beside OPTIONS.
 
     Raises:
         ValueError: there is no target, or one is malformed.
     """
 
-    def __init__(self, targets: str | Sequence[str], connect: Any) -> None:
+    def __init__(self, targets: str | Sequence[str], connect: Any, options: Sequence[tuple[str, Any]] = ()) -> None:
         self._names = parse_targets(targets)
+        self._options = (*OPTIONS, *options)
         self._order = itertools.cycle(self._names)
         self._connect = connect
         self._channels: dict[str, Channel] = {}
         self._current = next(self._order)
         self.closed = False
+
+    def __len__(self) -> int:
+        """Returns how many gateways there are."""
+        return len(self._names)
 
     @property
     def current(self) -> str:
@@ -66,7 +72,7 @@ class Targets(Generic[Channel]):
         if self.closed:
             raise RuntimeError("this client is closed")
         if self._current not in self._channels:
-            self._channels[self._current] = self._connect(self._current, options=OPTIONS)
+            self._channels[self._current] = self._connect(self._current, options=self._options)
         return self._channels[self._current]
 
     def move_on_from(self, failed: str) -> None:
@@ -94,6 +100,12 @@ def parse_targets(targets: str | Sequence[str]) -> list[str]:
     for name in parsed:
         _check_target(name)
     return parsed
+
+
+def host_and_port(target: str) -> tuple[str, int] | None:
+    """Returns where a target of the form host:port leads; None for gRPC's other names."""
+    found = None if target.startswith(_SCHEMES) else _HOST_AND_PORT.fullmatch(target)
+    return (found[1].strip("[]"), int(found[2])) if found is not None else None
 
 
 def _check_target(name: str) -> None:

@@ -4,7 +4,8 @@ What a gateway says itself carries ErrorInfo of our domain. Any other status was
 or by a proxy. Behind a proxy a gateway's death has many faces: UNAVAILABLE if nobody could be reached, CANCELLED if the
 call was dropped, INTERNAL if the stream was reset (gRPC translates HTTP/2's error code so), UNKNOWN if the proxy answered
 with a page of its own, DEADLINE_EXCEEDED if its own time limit passed before ours. None of them says anything of the
-generation, so all of them are UnavailableError, after which the client goes on from where it was.
+generation, so all of them are UnavailableError, after which the client goes on from where it was. Only where the two sides
+do not agree on TLS is it HandshakeError, after which it does not.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from tokenrelay.client import handshakes
 from tokenrelay.errors import DOMAIN, MessageTooLargeError, TokenrelayError, UnavailableError
 from tokenrelay.status import from_status
 
@@ -58,7 +60,7 @@ def _of_transport(error: grpc.RpcError, target: str, expired: bool) -> Tokenrela
     code: Any = error.code()
     message = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError(f"no gateway answers at {target} ({message})")
+        return handshakes.of_transport(message, target)
     if code in _LOST or (code is grpc.StatusCode.DEADLINE_EXCEEDED and not expired):
         return UnavailableError(f"the call to {target} was cut off ({message})")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" not in message:

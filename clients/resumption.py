@@ -14,6 +14,7 @@ from tokenrelay.backoff import Backoff
 from tokenrelay.errors import (
     DataLossError,
     GenerationExpiredError,
+    HandshakeError,
     InvalidRequestError,
     MessageTooLargeError,
     TokenrelayError,
@@ -93,16 +94,20 @@ class Retries:
     Args:
         policy: how patient to be.
         deadline: no wait goes past it.
+        gateways: how many there are; where TLS fails with one, each other is tried once.
     """
 
-    def __init__(self, policy: RetryPolicy, deadline: Deadline | None = None) -> None:
+    def __init__(self, policy: RetryPolicy, deadline: Deadline | None = None, gateways: int = 1) -> None:
         self._policy = policy
         self._deadline = deadline or Deadline(None)
         self._backoff = Backoff(policy.first_delay, policy.longest_delay)
         self._failing_since: float | None = None
+        self._gateways = gateways
+        self._refusals = 0
 
     def progressed(self) -> None:
         """Starts again with the first delay and all of the patience."""
+        self._refusals = 0
         if self._failing_since is not None:
             self._failing_since = None
             self._backoff.reset()
@@ -113,6 +118,8 @@ class Retries:
         Raises:
             TokenrelayError: the error itself, if a retry makes no sense or the patience is over.
         """
+        if isinstance(error, HandshakeError):
+            return self._delay_after_refusal(error)
         now = time.monotonic()
         self._failing_since = now if self._failing_since is None else self._failing_since
         patience_left = self._failing_since + self._policy.give_up_after - now
@@ -128,6 +135,14 @@ class Retries:
         if self._policy.on_wait is not None:
             self._policy.on_wait(error, delay)
         return delay
+
+    def _delay_after_refusal(self, error: HandshakeError) -> float:
+        self._refusals += 1
+        if self._refusals >= self._gateways:
+            raise error
+        if self._policy.on_wait is not None:
+            self._policy.on_wait(error, 0.0)
+        return 0.0
 
     def _seconds_left(self, now: float) -> float:
         return math.inf if self._deadline.at is None else self._deadline.at - now

@@ -4,6 +4,7 @@ Modules are imported by name, when a script runs: this one must be importable wi
 knows no service.
 """
 
+import os
 import runpy
 import sys
 from importlib import import_module
@@ -12,6 +13,8 @@ from typing import NoReturn
 
 def client() -> None:
     """Runs `tokenrelay`."""
+    # gRPC reads this when it is imported. It would write lines of its own beside ours, about each handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251  # gRPC's variable, no setting of ours
     _call("tokenrelay.client.command_line", "cli")
 
 

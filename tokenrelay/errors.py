@@ -15,6 +15,7 @@
     │   ├── EngineUnavailableError                          the engine service cannot be reached or is dead
     │   │   └── EngineDiedError                             it died while it worked on this very generation
     │   └── DrainingError                                   this server is stopping; go to another
+    ├── HandshakeError                 UNAVAILABLE          client and server do not agree on TLS; waiting does not help
     ├── GenerationCancelledError       CANCELLED
     ├── GenerationExpiredError         DEADLINE_EXCEEDED    deadline, time limit or queue timeout
     ├── GenerationAbortedError         ABORTED              it cannot go on faithfully; ask again as a new request
@@ -163,6 +164,13 @@ class DrainingError(UnavailableError):
     """This server is stopping; another one will serve the call."""
 
     reason = "SERVER_DRAINING"
+
+
+class HandshakeError(TokenrelayError):
+    """No secure connection, because the two sides do not agree on TLS; waiting does not help. Made by the client library."""
+
+    code = code_pb2.UNAVAILABLE
+    reason = "TLS_HANDSHAKE_FAILED"
 
 
 class GenerationCancelledError(TokenrelayError):

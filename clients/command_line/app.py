@@ -12,6 +12,7 @@ from tokenrelay.client.command_line import generating, lookups
 from tokenrelay.client.command_line.session import EXPORT_SECONDS, Session, within
 from tokenrelay.client.command_line.settings import CommandLineSettings
 from tokenrelay.client.connections import parse_targets
+from tokenrelay.client.tls import Tls, secure
 from tokenrelay.start_up import SettingError
 
 # Without Rich, since its markup would change what an error repeats of the command line; without local variables in a
@@ -43,6 +44,16 @@ def start(
     target: Annotated[
         str | None, typer.Option(help="gateways, host:port, separated by commas; else TOKENRELAY_TARGETS")
     ] = None,
+    use_tls: Annotated[
+        bool | None, typer.Option("--tls/--no-tls", help="speak TLS; naming a file does so too; else TOKENRELAY_TLS")
+    ] = None,
+    tls_ca: Annotated[
+        str | None, typer.Option(metavar="FILE", help="the authorities to trust, else TOKENRELAY_TLS_CA or public ones")
+    ] = None,
+    tls_certificate: Annotated[
+        str | None, typer.Option(metavar="FILE", help="certificate to show, else TOKENRELAY_TLS_CLIENT_CERTIFICATE")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="its private key, else TOKENRELAY_TLS_CLIENT_KEY")] = None,
 ) -> None:
     """Calls a Tokenrelay gateway."""
     configuration = settings.load(CommandLineSettings)
@@ -51,7 +62,8 @@ def start(
             parse_targets(target)
         except ValueError as error:
             raise typer.BadParameter(str(error).removeprefix("targets: "), param_hint="--target") from error
-    context.obj = Session(configuration, target or configuration.targets)
+    tls = _tls(configuration, use_tls, Tls(ca=tls_ca, certificate=tls_certificate, key=tls_key))
+    context.obj = Session(configuration, target or configuration.targets, tls)
     try:
         exported = telemetry.set_up("tokenrelay-client", "command-line", configuration)
     except SettingError as error:
@@ -60,6 +72,29 @@ def start(
     if exported.provider is not None:
         trace.set_tracer_provider(exported.provider)
         context.call_on_close(lambda: within(EXPORT_SECONDS, exported.shut_down))
+
+
+def _tls(configuration: CommandLineSettings, wanted: bool | None, given: Tls) -> Tls | None:
+    """Returns what the options, and for those that are missing the environment, say of TLS; None: there is to be none.
+
+    Raises:
+        typer.BadParameter: a file cannot be used.
+    """
+    tls = Tls(
+        ca=given.ca or configuration.tls_ca,
+        certificate=given.certificate or configuration.tls_client_certificate,
+        key=given.key or configuration.tls_client_key,
+        server_name=configuration.tls_server_name,
+    )
+    if wanted is None:
+        wanted = configuration.tls or tls != Tls()
+    if not wanted:
+        return None
+    try:
+        secure(tls, None)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix("tls: "), param_hint="--tls") from error
+    return tls
 
 
 def main() -> Any:

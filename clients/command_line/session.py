@@ -13,6 +13,7 @@ from rich.console import Console
 from tokenrelay.client.client import Client
 from tokenrelay.client.command_line.settings import CommandLineSettings
 from tokenrelay.client.resumption import RetryPolicy
+from tokenrelay.client.tls import Tls
 from tokenrelay.errors import TokenrelayError
 
 # Rich reads ":smile:" and "[red]" in what it prints. An answer, an id or an error text must arrive as it is.
@@ -29,10 +30,12 @@ class Session:
     Attributes:
         configuration: the settings from the environment.
         target: the gateways to call.
+        tls: how; None: in plain text.
     """
 
     configuration: CommandLineSettings
     target: str
+    tls: Tls | None
 
 
 def session_of(context: typer.Context) -> Session:
@@ -56,8 +59,9 @@ def opened_client(context: typer.Context, timeout: float | None = None) -> Itera
             told.add(error.message)
             err.print(f"trying again: {error.message}", style="yellow")
 
+    session = session_of(context)
     try:
-        with Client(session_of(context).target, timeout=timeout, retry=RetryPolicy(on_wait=tell)) as client:
+        with Client(session.target, timeout=timeout, retry=RetryPolicy(on_wait=tell), tls=session.tls) as client:
             yield client
     except TokenrelayError as error:
         about = f"generation {error.generation_id}" if error.generation_id else None

@@ -17,6 +17,17 @@ class CommandLineSettings(ProcessSettings):
         "http://127.0.0.1:16686", description="where `trace` asks for traces: Jaeger, or the local receiver"
     )
 
+    tls: bool = Field(False, description="whether to speak TLS; naming a file for it does so too")
+    tls_ca: str | None = Field(
+        None, description="PEM file with the authorities to trust; unset: the public ones that come with gRPC"
+    )
+    # Not named as those of a server, which the same environment may hold.
+    tls_client_certificate: str | None = Field(None, description="PEM file with the certificate to show to gateways that ask")
+    tls_client_key: str | None = Field(None, description="PEM file with its private key, not encrypted")
+    tls_server_name: str | None = Field(
+        None, description="the name that the gateways' certificates must have; unset: that of the target"
+    )
+
     @field_validator("targets")
     @classmethod
     def _check_targets(cls, value: str) -> str:

@@ -9,15 +9,15 @@ always half done for a moment, and a file may be seen while it is being written.
 """
 
 import asyncio
-import os
 import ssl
-import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
 
+from tokenrelay import pem
+from tokenrelay.pem import PemError
 from tokenrelay.serving import expiry
 from tokenrelay.settings import TlsSettings, variable
 from tokenrelay.start_up import SettingError
@@ -25,30 +25,7 @@ from tokenrelay.start_up import SettingError
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.5  # between two looks at the files
-LARGEST_FILE = 1024 * 1024  # bytes; a bundle of all public authorities has a quarter of it
-
-# What OpenSSL says of a pair, in words.
-REASONS = {
-    "KEY_VALUES_MISMATCH": "does not belong to the certificate",
-    "KEY_TYPE_MISMATCH": "does not belong to the certificate",
-    "EE_KEY_TOO_SMALL": "is for a certificate whose key is too short to be safe",
-}
-
-
-class CertificateError(Exception):
-    """A file cannot be used. The text names the problem and has nothing of the file's content.
-
-    Attributes:
-        field: the setting that names the file.
-        file: its path.
-        reason: what is wrong with it, without the path.
-    """
-
-    def __init__(self, field: str, file: str, reason: str) -> None:
-        super().__init__(f"{file} {reason}")
-        self.field = field
-        self.file = file
-        self.reason = reason
+FIELDS = ("tls_certificate", "tls_key", "tls_client_ca")  # the settings that name files
 
 
 @dataclass(frozen=True)
@@ -84,15 +61,14 @@ class Certificates:
     def __init__(self, settings: TlsSettings) -> None:
         assert settings.tls_certificate is not None
         assert settings.tls_key is not None
-        self._certificate = _File("tls_certificate", settings.tls_certificate)
-        self._key = _File("tls_key", settings.tls_key)
-        self._client_ca = _File("tls_client_ca", settings.tls_client_ca) if settings.tls_client_ca is not None else None
+        self._certificate, self._key, self._client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
         self._suspected: str | None = None
         self._refused: str | None = None
         try:
             self._current = self._read()
-        except CertificateError as error:
-            raise SettingError(variable(TlsSettings, error.field), str(error)) from None
+        except PemError as error:
+            named = next(name for name in FIELDS if getattr(settings, name) == error.file)
+            raise SettingError(variable(TlsSettings, named), str(error)) from None
         self._warn_if_expired()
 
     @property
@@ -116,18 +92,18 @@ class Certificates:
         """Looks at the files once; returns whether `current` has changed."""
         try:
             found = self._read(known=self._current)
-        except CertificateError as error:
+        except PemError as error:
             self._refuse(error)
             return False
         self._suspected = self._refused = None
         if found == self._current:
             return False
         self._current = found
-        log.info("certificate replaced", file=self._certificate.path, not_after=found.not_after.isoformat())
+        log.info("certificate replaced", file=self._certificate, not_after=found.not_after.isoformat())
         self._warn_if_expired()
         return True
 
-    def _refuse(self, error: CertificateError) -> None:
+    def _refuse(self, error: PemError) -> None:
         """Says once that files do not fit, and only when the next look finds the same."""
         problem = str(error)
         if problem == self._suspected and problem != self._refused:
@@ -139,7 +115,7 @@ class Certificates:
         if self._current.not_after <= datetime.now(UTC):
             log.warning(
                 "the certificate has expired, so that clients will refuse it",
-                file=self._certificate.path,
+                file=self._certificate,
                 not_after=self._current.not_after.isoformat(),
             )
 
@@ -147,7 +123,7 @@ class Certificates:
         """Returns what the files hold; the known pair itself if they hold nothing else.
 
         Raises:
-            CertificateError: they do not fit.
+            PemError: they do not fit.
         """
         certificate, key, client_ca = self._contents()
         if known is not None and (certificate, key, client_ca) == (known.certificate, known.key, known.client_ca):
@@ -155,71 +131,23 @@ class Certificates:
         not_after = self._check(certificate, client_ca)
         # OpenSSL takes a pair from files alone. What was checked is what was read only if they are still the same now.
         if self._contents() != (certificate, key, client_ca):
-            raise CertificateError("tls_certificate", self._certificate.path, "is being replaced again and again")
+            raise PemError(self._certificate, "is being replaced again and again")
         return Pair(certificate, key, client_ca, not_after)
 
     def _contents(self) -> tuple[bytes, bytes, bytes | None]:
         return (
-            self._certificate.read(),
-            self._key.read(),
-            self._client_ca.read() if self._client_ca is not None else None,
+            pem.read(self._certificate),
+            pem.read(self._key),
+            pem.read(self._client_ca) if self._client_ca is not None else None,
         )
 
     def _check(self, certificate: bytes, client_ca: bytes | None) -> datetime:
         """Returns when the certificate expires, if it is one, has its key, and the authorities are some."""
-        _check_certificates(self._certificate, certificate)
+        pem.check_certificates(self._certificate, certificate)
         if self._client_ca is not None and client_ca is not None:
-            _check_certificates(self._client_ca, client_ca)
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate.path, self._key.path, _no_password)
-        except _EncryptedError:
-            raise self._key.error("is encrypted; a server cannot ask for a password, so store the key without one") from None
-        except ssl.SSLError as error:
-            raise self._key.error(REASONS.get(error.reason or "", "holds no private key that can be read")) from None
-        except OSError as error:
-            raise self._key.error(f"cannot be read: {os.strerror(error.errno or 0)}") from None
+            pem.check_certificates(self._client_ca, client_ca)
+        pem.load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._certificate, self._key)
         try:
             return expiry.not_after(certificate)
         except ValueError as error:
-            raise self._certificate.error(str(error)) from None
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file that a setting names."""
-
-    field: str
-    path: str
-
-    def read(self) -> bytes:
-        try:
-            # Not blocking, because opening a pipe waits for a writer.
-            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-                if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                    raise self.error("is no regular file")
-                content = opened.read(LARGEST_FILE + 1)
-        except OSError as error:
-            raise self.error(f"cannot be read: {os.strerror(error.errno or 0)}") from None
-        if len(content) > LARGEST_FILE:
-            raise self.error(f"has more than {LARGEST_FILE} bytes")
-        return content
-
-    def error(self, reason: str) -> CertificateError:
-        return CertificateError(self.field, self.path, reason)
-
-
-def _check_certificates(file: _File, content: bytes) -> None:
-    """Raises CertificateError unless a file holds certificates, each of them whole."""
-    text = content.decode("ascii", errors="ignore")  # between certificates there may be names in any script
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
-    except (ssl.SSLError, ValueError):
-        raise file.error("holds no certificate, or one that is broken off; it must be PEM") from None
-
-
-class _EncryptedError(Exception):
-    """OpenSSL asks for a password."""
-
-
-def _no_password() -> str:
-    raise _EncryptedError
+            raise PemError(self._certificate, str(error)) from None
