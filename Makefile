@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # What stands on make's command line reaches the commands with a prefix: make up PORT=6000 sets TOKENRELAY_PORT. A variable
 # without it that the environment has, such as another project's REDIS_URL, reaches none of them.
-STACK := ENGINE MODEL VLLM_ARGS GATEWAYS WORKERS PORT REDIS_URL STATE REDIS_SECONDS START_SECONDS FOLLOW
+STACK := ENGINE MODEL VLLM_ARGS GATEWAYS WORKERS PORT TLS REDIS_URL STATE REDIS_SECONDS START_SECONDS FOLLOW
 BENCH := TARGET METRICS ENGINE MODEL VLLM_ARGS REDIS_URL GATEWAYS WORKERS EDGE TRACING SIMULATED_STEP_MS SIMULATED_SLOTS \
 	CONCURRENCY ROUNDS RAMP_SECONDS RATES POINT_SECONDS INPUT_TOKENS PROMPTS OUTPUT_TOKENS SHARED WARM_UP SEED PROCESSES \
 	CONNECTIONS GOODPUT_TTFT_MS GOODPUT_TPOT_MS RESULTS SYSTEMS REQUESTS LEAST_REQUESTS PIN
@@ -33,7 +33,7 @@ setup-bench: ## Installs what benchmarks need, too
 demo: setup ## Starts everything, streams one answer of a real model, shows where the time went, stops everything; PORT=
 	@$(VENV)/python -m deploy.local demo
 
-up: setup ## Starts the stack, returns when it serves; ENGINE=vllm|simulated MODEL= VLLM_ARGS= GATEWAYS= WORKERS= PORT= REDIS_URL=
+up: setup ## Starts the stack, returns when it serves; ENGINE=vllm|simulated MODEL= VLLM_ARGS= GATEWAYS= WORKERS= PORT= TLS= REDIS_URL=
 	@$(VENV)/python -m deploy.local up
 
 down: ## Stops the stack; open streams get up to 15 seconds to end

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local import own_folder, plan, readiness, redis_check
+from deploy.local import certificates, own_folder, plan, readiness, redis_check
 from deploy.local.machine import Machine
 from deploy.local.own_folder import ForeignFolderError
 from deploy.local.plan import NoRedisError
@@ -52,6 +52,9 @@ def up(settings: StackSettings) -> int:
         redis_check.wait_until_it_answers(settings.redis_url, settings.redis_seconds, console.print)
     elif machine.redis is not None:
         redis_check.check_data(machine.redis, settings.state / "redis")
+    if settings.tls:
+        for line in certificates.provide(settings.tls_files):
+            console.print(line, markup=False)
     console.print(f"Starting {', '.join(process.name for process in processes)}; logs are in {supervisor.log_file('*')}")
     started = time.monotonic()
     try:
@@ -67,6 +70,7 @@ def up(settings: StackSettings) -> int:
     console.print(
         f"Ready after {time.monotonic() - started:.1f} s: {model.name}{simulated} at {plan.gateway_targets(settings)}"
     )
+    _show_tls(settings)
     return 0
 
 
@@ -94,12 +98,24 @@ def status(settings: StackSettings) -> int:
         log = supervisor.log_file(one.name)
         table.add_row(one.name, one.state, str(one.pid or ""), f"{one.since_seconds} s" if one.pid else "", str(log))
     console.print(table)
+    # What the running stack was started with counts, not what this command was told.
+    settings = settings.model_copy(update={"tls": plan.CERTIFICATE_VARIABLE in supervisor.environment("gateway-1")})
+    _show_tls(settings)
+    targets, tls = plan.gateway_targets(settings), plan.client_tls(settings)
     try:
-        with Client(plan.gateway_targets(settings), timeout=5, retry=RetryPolicy(give_up_after=1)) as client:
+        with Client(targets, timeout=5, retry=RetryPolicy(give_up_after=1), tls=tls) as client:
             display.show_models(console, client.models())
     except TokenrelayError as error:
         console.print(error.message, style="red", markup=False)
     return 0
+
+
+def _show_tls(settings: StackSettings) -> None:
+    """Says how to call gateways that speak TLS."""
+    if settings.tls:
+        target = f"127.0.0.1:{settings.port}"
+        command = f"tokenrelay --target {target} --tls-ca {settings.tls_files.authority} models"
+        console.print(f"The gateways speak TLS: {command}", markup=False)
 
 
 def logs(settings: StackSettings) -> int:
@@ -122,8 +138,11 @@ def demo(settings: StackSettings) -> int:
     try:
         if up(settings) != 0:
             return 1
-        console.print(f"\n$ tokenrelay stream --temperature 0 --timings --trace {DEMO_PROMPT!r}\n")
-        command = [sys.executable, "-m", "tokenrelay.client.command_line", "--target", plan.gateway_targets(settings), "stream"]
+        tls = ["--tls-ca", str(settings.tls_files.authority)] if settings.tls else ["--no-tls"]
+        shown = f" --tls-ca {settings.tls_files.authority}" if settings.tls else ""
+        console.print(f"\n$ tokenrelay{shown} stream --temperature 0 --timings --trace {DEMO_PROMPT!r}\n")
+        command = [sys.executable, "-m", "tokenrelay.client.command_line"]
+        command += ["--target", plan.gateway_targets(settings), *tls, "stream"]
         environment = {
             **os.environ,  # noqa: TID251  # passed on as it is
             **plan.tracing_environment(settings),

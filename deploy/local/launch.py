@@ -27,6 +27,12 @@ def write(file: Path, processes: "Sequence[Process]") -> None:
     fresh.replace(file)
 
 
+def environment(file: Path, name: str) -> dict[str, str]:
+    """Returns the variables that a process of the file is started with."""
+    found: dict[str, str] = json.loads(file.read_text())[name]["environment"]
+    return found
+
+
 def main(name: str) -> None:
     """Turns this process into the one of that name."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("TOKENRELAY_STACK_")}  # noqa: TID251

@@ -8,12 +8,14 @@ from pathlib import Path
 from deploy.local import redis_server
 from deploy.local.machine import Machine
 from deploy.local.settings import DEFAULT_PORT, ROOT, StackSettings
+from tokenrelay.client.tls import Tls
 
 # Where each kind listens, counted from the first gateway's port.
 ENGINES, GATEWAY_METRICS, WORKER_METRICS, ENGINE_METRICS, REDIS, OTLP, QUERY = 10, 30, 40, 50, 60, 61, 62
 # With the usual gateway port traces are where Jaeger has them, so that `tokenrelay trace` finds them by itself.
 JAEGER_OTLP_PORT, JAEGER_QUERY_PORT = 4317, 16686
 DRAIN_SECONDS = 15
+CERTIFICATE_VARIABLE = "TOKENRELAY_TLS_CERTIFICATE"
 FEW_CORES = 2
 
 
@@ -51,6 +53,11 @@ def processes(settings: StackSettings, machine: Machine) -> list[Process]:
 def gateway_targets(settings: StackSettings) -> str:
     """Returns the gateways' addresses, as clients take them."""
     return ",".join(f"127.0.0.1:{settings.port + number}" for number in range(settings.gateways))
+
+
+def client_tls(settings: StackSettings) -> Tls | None:
+    """Returns how clients of the gateways speak TLS; None: they do not."""
+    return Tls(ca=settings.tls_files.authority) if settings.tls else None
 
 
 def traces_url(settings: StackSettings) -> str:
@@ -138,6 +145,12 @@ def _gateway(settings: StackSettings, number: int) -> Process:
         "TOKENRELAY_PORT": str(port),
         "TOKENRELAY_GATEWAY_ID": f"gateway-{number + 1}",
     }
+    if settings.tls:
+        environment |= {
+            CERTIFICATE_VARIABLE: str(settings.tls_files.certificate),
+            "TOKENRELAY_TLS_KEY": str(settings.tls_files.key),
+            "GRPC_VERBOSITY": "NONE",  # else gRPC writes a line of its own about each handshake that fails
+        }
     return Process(f"gateway-{number + 1}", _python("gateway"), (port, metrics), 40, environment)
 
 

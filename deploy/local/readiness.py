@@ -83,7 +83,7 @@ def _look(settings: StackSettings) -> tuple[str, model_service_pb2.Model | None]
     """Returns what is still waited for, and the model once nothing is."""
     model = None
     for target in gateway_targets(settings).split(","):
-        with Client(target, timeout=10, retry=RetryPolicy(give_up_after=0)) as client:
+        with Client(target, timeout=10, retry=RetryPolicy(give_up_after=0), tls=plan.client_tls(settings)) as client:
             try:
                 # A model that an earlier stack served is listed without workers for a while.
                 model = next((one for one in client.models() if one.workers > 0), None)

@@ -5,6 +5,7 @@ without it counts only there, because other projects export names such as REDIS_
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,6 +33,31 @@ Some = Annotated[int, Field(ge=1, le=9)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+@dataclass(frozen=True)
+class TlsFiles:
+    """Where a stack keeps its certificates."""
+
+    folder: Path
+
+    @property
+    def authority(self) -> Path:
+        """What clients trust."""
+        return self.folder / "authority.crt"
+
+    @property
+    def authority_key(self) -> Path:
+        return self.folder / "authority.key"
+
+    @property
+    def certificate(self) -> Path:
+        """What the gateways show."""
+        return self.folder / "gateway.crt"
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "gateway.key"
+
+
 class StackSettings(BaseModel):
     """Settings of a local stack, as a benchmark or a drill gives them; no variable of the environment counts."""
 
@@ -46,14 +72,20 @@ class StackSettings(BaseModel):
         DEFAULT_PORT, description="the first gateway's port; the stack's other ports follow it"
     )
     redis_url: RedisUrl | None = Field(None, description="a Redis that runs already; unset: the stack starts one of its own")
+    tls: bool = Field(False, description="whether the gateways speak TLS, with a certificate that is made for localhost")
     state: Annotated[Path, AfterValidator(Path.absolute)] = Field(
-        ROOT / ".tokenrelay", description="folder of logs and Redis' data"
+        ROOT / ".tokenrelay", description="folder of logs, Redis' data and certificates"
     )
     redis_seconds: Seconds = Field(30.0, description="how long `make up` waits for the Redis of REDIS_URL to answer")
     start_seconds: Seconds = Field(
         600.0, description="how long `make up` waits until all processes serve; a large model takes minutes to load"
     )
     follow: bool = Field(False, description="whether `make logs` goes on with new lines")
+
+    @property
+    def tls_files(self) -> TlsFiles:
+        """The stack's certificates; they are there only once a stack with TLS has been started."""
+        return TlsFiles(self.state / "tls")
 
     @property
     def has_local_model(self) -> bool:

@@ -134,6 +134,10 @@ class Supervisor:
             raise SupervisionError("the stack is being stopped, or was stopped already") from error
         return [Status(one["name"], one["statename"], one["pid"], one["now"] - one["start"]) for one in found]
 
+    def environment(self, name: str) -> dict[str, str]:
+        """Returns the variables that a process of the running stack was started with."""
+        return launch.environment(self._launches, name)
+
     def stop(self) -> None:
         """Stops all processes, the gateways first, then supervisord; returns when it has ended."""
         pid = self.pid()
