@@ -66,7 +66,7 @@ class EngineApplication:
         self._resources.callback(watchdog.start(progress, settings.hang_seconds).set)
         chain = Chain(tracing, CallMetrics(registry), settings)
         for_workers = settings.model_copy(update={"max_message_bytes": WORKER_MESSAGE_BYTES})
-        self._server = server.build(for_workers, SERVICES, [chain])
+        self._server = server.build(for_workers, SERVICES, chain)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(self._servicer, self._server.server)
         self._server.set_serving(False)
         self.port = await self._server.listen(settings.host, settings.port)

@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import Any, Protocol
 
+import grpc
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -36,11 +39,40 @@ LOOK_INTERVAL = 0.05  # seconds between looks whether anybody still reads
 LAST_WORDS_SECONDS = 1.0  # for streams to be told that this gateway is leaving
 
 
-class GatewayApplication:
-    """One gateway process."""
+class Server(Protocol):
+    """What takes the connections, with health and reflection already in it."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    @property
+    def server(self) -> Any:
+        """What generated code adds servicers to."""
+
+    async def listen(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Begins to serve, over TLS if there are credentials; returns the port."""
+
+    async def run(self) -> None:
+        """Returns, or raises, once it serves no longer."""
+
+    async def stop(self, seconds: float | None) -> None:
+        """Stops serving; open calls have so many seconds to end, none if that is None."""
+
+    def set_serving(self, serving: bool) -> None:
+        """Sets what health tells."""
+
+
+BuildServer = Callable[[GatewaySettings, Sequence[str], grpc.aio.ServerInterceptor], Server]
+
+
+class GatewayApplication:
+    """One gateway process.
+
+    Args:
+        settings: all that it can be told.
+        build: makes the server; see gateway.edge.
+    """
+
+    def __init__(self, settings: GatewaySettings, build: BuildServer = server.build) -> None:
         self._settings = settings
+        self._build = build
         self._gateway_id = settings.gateway_id or f"{os.uname().nodename}:{settings.port}:{os.getpid()}"
         self._resources = AsyncExitStack()
         self._draining = False
@@ -57,13 +89,13 @@ class GatewayApplication:
         self._open_store(metrics_registry)
         self._open_metrics(metrics_registry)
         self._servicer = self._make_servicer(tracing)
-        self._server = server.build(settings, SERVICES, [Chain(tracing, metrics.CallMetrics(metrics_registry), settings)])
+        self._server = self._build(settings, SERVICES, Chain(tracing, metrics.CallMetrics(metrics_registry), settings))
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
         self._certificates = Certificates(settings) if settings.tls_certificate is not None else None
         credentials = server_credentials.of(self._certificates) if self._certificates is not None else None
         self.port = await self._server.listen(settings.host, settings.port, credentials)
-        self._resources.push_async_callback(self._server.server.stop, None)
+        self._resources.push_async_callback(self._server.stop, None)
         log.info(
             "listening",
             host=settings.host,
@@ -157,8 +189,10 @@ class GatewayApplication:
     async def drain(self) -> None:
         """Refuses new calls, lets open ones end, and tells those that do not to go to another gateway."""
         self._draining = True
-        self._servicer.drain()
         self._server.set_serving(False)
+        # Whoever balances the load learns of that in its own time; until then calls still come here, and are served.
+        await asyncio.sleep(self._settings.lame_duck_seconds)
+        self._servicer.drain()
         # A gRPC server that stops drops calls that arrive at that moment. So it goes on listening as long as somebody reads,
         # and whoever calls is told to go elsewhere.
         with suppress(TimeoutError):
@@ -166,7 +200,7 @@ class GatewayApplication:
         if self._readers is not None:
             self._readers.leave()
         self._feed.fail_all(DrainingError("this gateway is stopping; attach through another one", retry_after=0.1))
-        await self._server.server.stop(LAST_WORDS_SECONDS)
+        await self._server.stop(LAST_WORDS_SECONDS)
 
     async def _wait_until_nobody_reads(self) -> None:
         while len(self._feed):  # noqa: ASYNC110  # only while draining; an event would be kept for nothing else

@@ -1,8 +1,10 @@
 """What a gateway can be told."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from tokenrelay.setting_types import Count, Port, Seconds
+from tokenrelay.setting_types import Count, DelaySeconds, Port, Seconds
 from tokenrelay.settings import ServerSettings, StoreSettings, TlsSettings
 
 
@@ -10,6 +12,12 @@ class GatewaySettings(StoreSettings, TlsSettings, ServerSettings):
     """Settings of the gateway; the variables begin with TOKENRELAY_."""
 
     port: Port = Field(50051, description="the port to listen on; 0: any free one")
+    edge: Literal["envoy", "grpcio"] = Field(
+        "grpcio", description="which server takes the connections; envoy is new: it has no TLS yet, and no drill has run on it"
+    )
+    lame_duck_seconds: DelaySeconds = Field(
+        1.0, description="how long a stopping gateway still serves new calls after its health has become NOT_SERVING"
+    )
     gateway_id: str | None = Field(
         None,
         pattern=r"^[\w.:-]+$",

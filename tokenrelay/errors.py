@@ -4,6 +4,7 @@
     ├── InvalidRequestError            INVALID_ARGUMENT     the request is wrong; names the field and the limit
     │   └── OutOfRangeError            OUT_OF_RANGE         right in kind, but past what there is
     ├── MessageTooLargeError           RESOURCE_EXHAUSTED   the request has too many bytes
+    ├── UnimplementedError             UNIMPLEMENTED        what this server does not do
     ├── GenerationNotFoundError        NOT_FOUND            unknown or expired id, told alike
     ├── ModelNotFoundError             NOT_FOUND            no worker has served this model
     ├── IdempotencyConflictError       ALREADY_EXISTS       the key is taken by another request
@@ -92,6 +93,13 @@ class MessageTooLargeError(TokenrelayError):
 
     code = code_pb2.RESOURCE_EXHAUSTED
     reason = "MESSAGE_TOO_LARGE"
+
+
+class UnimplementedError(TokenrelayError):
+    """The request asks for what this server does not do."""
+
+    code = code_pb2.UNIMPLEMENTED
+    reason = "UNIMPLEMENTED"
 
 
 class GenerationNotFoundError(TokenrelayError):

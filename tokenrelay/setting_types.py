@@ -101,6 +101,7 @@ def _address(text: str) -> str:
 
 
 Seconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False)]
+DelaySeconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 TransportSeconds = Annotated[float, Field(ge=0.001, le=LARGEST_INT32 // 1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=LARGEST_INT32)]

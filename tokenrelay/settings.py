@@ -198,3 +198,9 @@ def variable(kind: type[ProcessSettings], name: str) -> str:
     if field is None:
         return name
     return str(field.validation_alias) if field.validation_alias else PREFIX + name.upper()
+
+
+def environment(settings: ProcessSettings) -> dict[str, str]:
+    """Returns the variables from which a process reads the same settings as these."""
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {variable(type(settings), name): str(value) for name, value in given.items() if value is not None}

@@ -9,8 +9,13 @@ import grpc
 from google.protobuf.message import Message
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave out what is private
 
-# What a write raises whose connection is gone, if gRPC has not cancelled the call before.
-ClientGoneError = cygrpc.ExecuteBatchError
+
+class ClientGoneError(Exception):
+    """What was to be written has no reader any more."""
+
+
+# What a write raises whose connection is gone, if the call has not been cancelled before: by grpc.aio, and by others.
+CLIENT_GONE = (cygrpc.ExecuteBatchError, ClientGoneError)
 
 
 @dataclass(slots=True)

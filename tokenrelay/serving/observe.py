@@ -13,7 +13,7 @@ from tokenrelay import calls, conventions, telemetry
 from tokenrelay.calls import Call
 from tokenrelay.errors import InternalError, TokenrelayError
 from tokenrelay.metrics import CallMetrics
-from tokenrelay.serving.exchange import ClientGoneError, Exchange, Proceed, chosen_code
+from tokenrelay.serving.exchange import CLIENT_GONE, Exchange, Proceed, chosen_code
 from tokenrelay.telemetry import Tracing
 
 OK = "OK"
@@ -33,7 +33,7 @@ class Observe:
         code, reason = OK, ""
         try:
             return await proceed(exchange)
-        except (asyncio.CancelledError, ClientGoneError):
+        except (asyncio.CancelledError, *CLIENT_GONE):
             # To gRPC both are cancels: the client's deadline has passed, or it has left.
             code = "DEADLINE_EXCEEDED" if call.is_past_deadline() else "CANCELLED"
             raise

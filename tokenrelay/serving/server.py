@@ -10,16 +10,14 @@ from typing import Any
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave out what is private
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenrelay import addresses
-from tokenrelay.serving import reflection
 from tokenrelay.serving.health_servicer import HealthServicer
+from tokenrelay.serving.standard import add_standard_services
 from tokenrelay.setting_types import MESSAGE_LIMIT_FACTOR
 from tokenrelay.settings import ServerSettings
 from tokenrelay.start_up import SettingError
 
-HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Calls that have come and wait for Python to take them. Past gRPC's own 1,000, a burst of good calls, or of resets by
 # somebody else, has calls end CANCELLED at random, which no client tries again.
 MAX_PENDING_CALLS = 10_000
@@ -96,12 +94,16 @@ class GrpcServer:
         while await self.server.wait_for_termination(WATCH_SECONDS):
             pass
 
+    async def stop(self, seconds: float | None) -> None:
+        """Stops serving; open calls have so many seconds to end, none if that is None."""
+        await self.server.stop(seconds)
+
     def set_serving(self, serving: bool) -> None:
         """Sets what grpc.health.v1 tells of the server and of each of its services."""
         self.health.set_serving(serving)
 
 
-def build(settings: ServerSettings, services: Sequence[str], interceptors: Sequence[Any] = ()) -> GrpcServer:
+def build(settings: ServerSettings, services: Sequence[str], interceptor: grpc.aio.ServerInterceptor) -> GrpcServer:
     """Returns a server that reports NOT_SERVING; its servicers are still to be added."""
     keepalive_ms = round(settings.keepalive_seconds * 1000)
     logging.getLogger(GRPC_LOGGER).addFilter(_is_worth_a_line)
@@ -124,14 +126,10 @@ def build(settings: ServerSettings, services: Sequence[str], interceptors: Seque
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
     )
-    server: Any = grpc.aio.server(interceptors=list(interceptors))
-    server._server = _Serving(cygrpc.get_working_loop(), None, (), tuple(interceptors), options, None)
+    server: Any = grpc.aio.server(interceptors=[interceptor])
+    server._server = _Serving(cygrpc.get_working_loop(), None, (), (interceptor,), options, None)
     server.add_registered_method_handlers(OTHER_SERVICE, {OTHER_METHOD: None})
-    health = HealthServicer(services)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    if settings.reflection:
-        reflection.add_to_server((*services, HEALTH_SERVICE), server)
-    return GrpcServer(server, health)
+    return GrpcServer(server, add_standard_services(server, services, settings))
 
 
 def _connections(wanted: int) -> int:

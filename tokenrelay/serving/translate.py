@@ -8,7 +8,7 @@ import structlog
 from grpc_status import rpc_status
 
 from tokenrelay.errors import InternalError, TokenrelayError
-from tokenrelay.serving.exchange import ClientGoneError, Exchange, Proceed, chosen_code
+from tokenrelay.serving.exchange import CLIENT_GONE, Exchange, Proceed, chosen_code
 from tokenrelay.status import to_status
 
 log = structlog.get_logger(__name__)
@@ -20,7 +20,7 @@ class Translate:
     async def __call__(self, exchange: Exchange, proceed: Proceed) -> Any:
         try:
             return await proceed(exchange)
-        except (ClientGoneError, grpc.aio.AbortError):
+        except (*CLIENT_GONE, grpc.aio.AbortError):
             raise  # nobody is there to be told, or the handler has chosen a status and gRPC has it
         except Exception as error:
             failure = error

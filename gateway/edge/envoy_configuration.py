@@ -1,0 +1,162 @@
+"""Envoy's configuration, made of our settings. Pure: it only says what Envoy is to do.
+
+Envoy's names for the fields are explained at https://www.envoyproxy.io/docs/envoy/v1.39.3/api-v3/api.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.edge.departures import STREAM_HEADER
+from gateway.settings import GatewaySettings
+
+TYPES = "type.googleapis.com/envoy"
+APPLICATION = "gateway.edge.inside:app"
+# What names a request in its header and on the pipe: no other request has its connection and its nanosecond.
+STREAM_NAME = "%CONNECTION_ID%-%START_TIME(%s%9f)%"
+# What one stream may hold in Envoy for a client that does not read, and what one may send ahead.
+STREAM_WINDOW_BYTES = 128 * 1024
+CONNECTION_WINDOW_BYTES = 1024 * 1024
+CONNECTION_BUFFER_BYTES = 256 * 1024
+REQUEST_OVERHEAD_BYTES = 64 * 1024
+HEADERS_SECONDS = 10.0  # for a request's headers to arrive
+NEVER = "0s"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where Envoy finds and puts things.
+
+    Attributes:
+        address: the IP address to listen on.
+        port: the port.
+        module: pyvoy's library.
+        admin: the admin interface's Unix socket.
+        departures: what Envoy opens to tell who has left; see gateway.edge.departures.
+        secrets: the file that names the certificate; None: connections are not encrypted.
+    """
+
+    address: str
+    port: int
+    module: Path
+    admin: Path
+    departures: str
+    secrets: Path | None = None
+
+
+def configuration(settings: GatewaySettings, place: Place) -> dict[str, Any]:
+    """Returns what Envoy is started with; it can be written as JSON."""
+    return {
+        "admin": {"address": {"pipe": {"path": str(place.admin), "mode": 0o600}}},
+        "static_resources": {"listeners": [_listener(settings, place)]},
+        "overload_manager": _connections(settings),
+    }
+
+
+def _listener(settings: GatewaySettings, place: Place) -> dict[str, Any]:
+    chain: dict[str, Any] = {"filters": [_extension("envoy.filters.network.http_connection_manager", _http(settings, place))]}
+    return {
+        "name": "gateway",
+        "address": {"socket_address": {"address": place.address, "port_value": place.port}},
+        "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES,
+        "filter_chains": [chain],
+    }
+
+
+def _http(settings: GatewaySettings, place: Place) -> dict[str, Any]:
+    return {
+        "@type": f"{TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "gateway",
+        "server_header_transformation": "PASS_THROUGH",
+        "generate_request_id": False,
+        # The addresses and the header below are what a proxy in front says of its own client; here they are only passed on.
+        "use_remote_address": False,
+        "route_config": {"virtual_hosts": [_routes(settings)]},
+        "http_filters": [_stream_name(), _application(place)],
+        "access_log": [_departures(place)],
+        "stream_idle_timeout": NEVER,  # a generation may wait in the queue for as long as its caller likes
+        "request_headers_timeout": _seconds(HEADERS_SECONDS),
+        "common_http_protocol_options": {
+            "idle_timeout": _seconds(settings.idle_connection_seconds),
+            "headers_with_underscores_action": "ALLOW",
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": settings.max_streams_per_connection,
+            "initial_stream_window_size": STREAM_WINDOW_BYTES,
+            "initial_connection_window_size": CONNECTION_WINDOW_BYTES,
+            "connection_keepalive": {
+                "interval": _seconds(settings.keepalive_seconds),
+                "timeout": _seconds(settings.keepalive_seconds),
+                "interval_jitter": {"value": 15},
+            },
+        },
+    }
+
+
+def _routes(settings: GatewaySettings) -> dict[str, Any]:
+    """Returns one route for everything; the module answers before Envoy would route, but its limits count."""
+    whole_request = settings.max_message_bytes + REQUEST_OVERHEAD_BYTES
+    route = {"match": {"prefix": "/"}, "direct_response": {"status": 404}, "request_body_buffer_limit": whole_request}
+    return {"name": "gateway", "domains": ["*"], "routes": [route]}
+
+
+def _stream_name() -> dict[str, Any]:
+    header = {"key": STREAM_HEADER.decode(), "value": STREAM_NAME}
+    return _extension(
+        "envoy.filters.http.header_mutation",
+        {
+            "@type": f"{TYPES}.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {"request_mutations": [{"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}]},
+        },
+    )
+
+
+def _application(place: Place) -> dict[str, Any]:
+    text = json.dumps(
+        {"app": APPLICATION, "interface": "asgi", "root_path": "", "worker_threads": 1, "lifespan": True, "loop": "uvloop"}
+    )
+    return _extension(
+        "pyvoy",
+        {
+            "@type": f"{TYPES}.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+            "dynamic_module_config": {"module": {"local": {"filename": str(place.module)}}},
+            "filter_name": "pyvoy",
+            "terminal_filter": True,
+            "filter_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text},
+        },
+    )
+
+
+def _departures(place: Place) -> dict[str, Any]:
+    log = _extension(
+        "envoy.access_loggers.file",
+        {
+            "@type": f"{TYPES}.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": place.departures,
+            "log_format": {"text_format_source": {"inline_string": STREAM_NAME + "\n"}},
+        },
+    )
+    return {**log, "filter": {"response_flag_filter": {"flags": ["DC"]}}}  # the downstream connection, or stream, is gone
+
+
+def _connections(settings: GatewaySettings) -> dict[str, Any]:
+    return {
+        "resource_monitors": [
+            _extension(
+                "envoy.resource_monitors.global_downstream_max_connections",
+                {
+                    "@type": f"{TYPES}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": settings.max_connections,
+                },
+            )
+        ]
+    }
+
+
+def _extension(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "typed_config": configuration}
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}s"

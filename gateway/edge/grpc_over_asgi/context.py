@@ -1,0 +1,121 @@
+"""What a handler is given of its call: the calls of grpc.aio.ServicerContext that our handlers use, over ASGI's events."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import Message
+
+from gateway.edge.grpc_over_asgi import headers
+from gateway.edge.grpc_over_asgi.headers import Header, Metadata
+from gateway.edge.grpc_over_asgi.messages import framed
+from tokenrelay.serving.exchange import ClientGoneError
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+OK = 0
+
+
+class Context:
+    """One call, as its handler sees it.
+
+    Args:
+        request_headers: ASGI's.
+        send: ASGI's. Its OSError means that the client has left.
+        deadline: on the event loop's clock; None if the client set none.
+
+    Raises:
+        MalformedHeaderError: metadata cannot be read.
+    """
+
+    def __init__(self, request_headers: Sequence[Header], send: Send, deadline: float | None) -> None:
+        self._metadata = headers.to_metadata(request_headers)
+        self._send = send
+        self._deadline = deadline
+        self._is_begun = False
+        self._trailing: Metadata = ()
+        self._code: grpc.StatusCode | None = None
+        self._details = ""
+
+    def invocation_metadata(self) -> Metadata:
+        """Returns what the client sent, without the transport's own headers."""
+        return self._metadata
+
+    def time_remaining(self) -> float | None:
+        """Returns the seconds until the client's deadline; None if it set none."""
+        return None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def code(self) -> grpc.StatusCode | None:
+        """Returns the status that the handler has chosen; None if it has chosen none."""
+        return self._code
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def set_details(self, details: str) -> None:
+        self._details = details
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        self._trailing = metadata
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
+        """Ends the call with a status.
+
+        Raises:
+            AbortError: always.
+        """
+        self._code, self._details = code, details
+        self._trailing = (*self._trailing, *trailing_metadata)
+        raise grpc.aio.AbortError("the handler has ended the call")
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """Ends the call with a status and its details.
+
+        Raises:
+            AbortError: always.
+        """
+        await self.abort(status.code, status.details, status.trailing_metadata or ())
+
+    async def send_initial_metadata(self, metadata: Metadata) -> None:
+        """Sends the response's headers at once, before its first message is there."""
+        await self._begin(headers.from_metadata(metadata))
+        # Envoy's module holds headers back until a first piece of the body, however small, follows.
+        await self._write(b"")
+
+    async def write(self, message: Message | bytes) -> None:
+        """Sends a message, or the bytes of one. Waits while the client does not read.
+
+        Raises:
+            ClientGoneError: the client has left.
+        """
+        if not self._is_begun:
+            await self._begin([])
+        await self._write(framed(message if isinstance(message, bytes) else message.SerializeToString()))
+
+    async def end(self, code: int | None = None, details: str = "") -> None:
+        """Ends the call: with a status, or with what the handler has chosen, OK if it has chosen nothing."""
+        if code is None:
+            code, details = (OK, "") if self._code is None else (self._code.value[0], self._details)
+        trailers = [*headers.status(code, details), *headers.from_metadata(self._trailing)]
+        if not self._is_begun:
+            # A response of headers alone, which gRPC calls Trailers-Only.
+            await self._begin(trailers, has_trailers=False)
+            await self._event({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        await self._event({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._event({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
+
+    async def _begin(self, extra: Sequence[Header], *, has_trailers: bool = True) -> None:
+        self._is_begun = True
+        first = [headers.CONTENT_TYPE, headers.ACCEPTED_ENCODINGS, *extra]
+        await self._event({"type": "http.response.start", "status": 200, "headers": first, "trailers": has_trailers})
+
+    async def _write(self, body: bytes) -> None:
+        await self._event({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _event(self, event: dict[str, Any]) -> None:
+        try:
+            await self._send(event)
+        except OSError:
+            raise ClientGoneError("the client has left") from None
