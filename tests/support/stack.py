@@ -77,7 +77,7 @@ class Stack:
         return await running.start()
 
     async def add_gateway(self, **settings: Any) -> Running:
-        values = {"redis_url": self.redis_url, "port": 0, "drain_seconds": 1.0, **settings}
+        values = {"redis_url": self.redis_url, "port": 0, "drain_seconds": 1.0, "lame_duck_seconds": 0.0, **settings}
         return await self.add(GatewayApplication(GatewaySettings(**values)))
 
     async def add_engine(self, **settings: Any) -> Running:
