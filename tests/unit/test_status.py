@@ -20,7 +20,8 @@ def test_an_error_survives_its_way_to_the_client(kind: type[TokenrelayError]) ->
 def test_a_status_of_another_origin_gives_the_code_s_class() -> None:
     assert type(from_status(status_pb2.Status(code=code_pb2.UNAVAILABLE, message="gone"))) is errors.UnavailableError
     assert type(from_status(status_pb2.Status(code=code_pb2.DATA_LOSS))) is errors.DataLossError
-    assert type(from_status(status_pb2.Status(code=code_pb2.UNIMPLEMENTED))) is TokenrelayError
+    assert type(from_status(status_pb2.Status(code=code_pb2.UNIMPLEMENTED))) is errors.UnimplementedError
+    assert type(from_status(status_pb2.Status(code=code_pb2.UNKNOWN))) is TokenrelayError
 
 
 def test_reasons_and_codes_tell_all_errors_apart() -> None:
