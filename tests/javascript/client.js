@@ -1,11 +1,13 @@
 // A client in another language: unary, stream and cancel with @grpc/grpc-js and the protos alone.
-// Usage: node client.js TARGET PROTOS GOOGLE_PROTOS. Prints what it got as JSON, one object a line.
+// Usage: node client.js TARGET PROTOS GOOGLE_PROTOS [CA [KEY CERTIFICATE]]. With a CA it speaks TLS, with a key and a
+// certificate it shows its own. Prints what it got as JSON, one object a line.
 'use strict';
 
+const fs = require('fs');
 const grpc = require('@grpc/grpc-js');
 const loader = require('@grpc/proto-loader');
 
-const [target, protos, googleProtos] = process.argv.slice(2);
+const [target, protos, googleProtos, ...tlsFiles] = process.argv.slice(2);
 const definition = loader.loadSync('tokenrelay/v1/generation_service.proto', {
   includeDirs: [protos, googleProtos],
   longs: Number,
@@ -13,7 +15,10 @@ const definition = loader.loadSync('tokenrelay/v1/generation_service.proto', {
   oneofs: true,
 });
 const { GenerationService } = grpc.loadPackageDefinition(definition).tokenrelay.v1;
-const client = new GenerationService(target, grpc.credentials.createInsecure());
+const credentials = tlsFiles.length
+  ? grpc.credentials.createSsl(...tlsFiles.map((file) => fs.readFileSync(file)))
+  : grpc.credentials.createInsecure();
+const client = new GenerationService(target, credentials);
 
 function print(what, value) {
   console.log(JSON.stringify({ what, ...value }));
