@@ -30,6 +30,7 @@ class Llm:
 
     vllm_config = SimpleNamespace(model_config=None, speculative_config=None, structured_outputs_config=None)
     errored = False
+    output_processor = SimpleNamespace(request_states={})
 
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(decode=lambda *_, **__: "text")

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import structlog
-from vllm import AsyncEngineArgs
+from vllm import AsyncEngineArgs, envs
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -60,12 +60,15 @@ def load(arguments: AsyncEngineArgs) -> AsyncLLM:
         log.debug("vLLM cannot be configured", exc_info=True)
         reason = f"{type(error).__name__}: {detail(error)}"
         raise SettingError("TOKENRELAY_MODEL, TOKENRELAY_VLLM_ARGS", f"vLLM cannot use them: {reason}") from error
-    return AsyncLLM.from_vllm_config(
+    llm = AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.ENGINE_CONTEXT,
         enable_log_requests=arguments.enable_log_requests,
         disable_log_stats=arguments.disable_log_stats,
     )
+    # vLLM reads a variable of the environment for every token. Its core has them cached, as its server's process has not.
+    envs.enable_envs_cache()
+    return llm
 
 
 def pin_grammar_backend(arguments: AsyncEngineArgs) -> None:

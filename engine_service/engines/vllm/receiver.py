@@ -1,10 +1,11 @@
 """Where one choice's outputs arrive from vLLM, and become tokens of ours."""
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from vllm.outputs import RequestOutput
+from vllm.v1.engine.output_processor import RequestState
 
 from engine_service.engines import EngineRequest, Sink, Tokens
 from engine_service.engines.vllm import grammars, logprobs
@@ -46,6 +47,48 @@ class Receiver:
         self._structure = run.request.spec.sampling_params.WhichOneof("structured_output")
         self._never_empty = self._structure in grammars.NEVER_EMPTY
         self._over = False
+        self._state: RequestState | None = None
+
+    def attach(self, state: RequestState) -> None:
+        """Has vLLM's state of this request hand over its tokens before vLLM wraps them up.
+
+        For each token vLLM would build two objects of a dozen fields each, of which we read three. They are built only where
+        more is read: at the first token, at the end, and when logprobs are asked for.
+        """
+        processor = state.logprobs_processor
+        if processor.num_logprobs is None and processor.num_prompt_logprobs is None and state.stream_interval == 1:
+            self._state, self._build = state, state.make_request_output
+            state.make_request_output = self._take
+
+    def _take(self, new_token_ids: list[int], pooling_output: Any, finish_reason: Any, *others: Any, **more: Any) -> None:
+        """Stands where vLLM makes an output of what one engine step gave, and returns none, so that none is put.
+
+        The names are vLLM's, which uses them.
+        """
+        state, run = self._state, self._run
+        if state is None or self._over or run.over:
+            self._detach()
+            return
+        measured = run.sink.measured
+        if finish_reason is None and new_token_ids and measured.first_token_ns is not None and not self._never_empty:
+            measured.last_token_ns = time.monotonic_ns()
+            if self._seam is None:
+                run.sink.emit(Tokens(self._index, state.detokenizer.get_next_output_text(False, True), new_token_ids))
+            else:
+                self._emit(self._seamed(self._seam, new_token_ids, None, None))
+            return
+        output = self._build(new_token_ids, pooling_output, finish_reason, *others, **more)
+        if finish_reason is not None:
+            self._detach()
+        if output is not None:
+            self.put(output)
+
+    def _detach(self) -> None:
+        """Lets go of vLLM's state: each refers to the other, so that both would stay until garbage is searched for."""
+        if self._state is not None:
+            del self._state.make_request_output
+            del self._build
+            self._state = None
 
     def put(self, output: RequestOutput | Exception) -> None:
         """Takes what one engine step gave. Called by vLLM's output handler, so it must not raise."""
@@ -59,15 +102,19 @@ class Receiver:
             self._run.fail(self._failure(finish_reason))
             return
         self._measure(output)
-        tokens = self._plain(output) if self._seam is None else self._seamed(output, self._seam)
-        self._over = tokens.end is not None
+        tokens = self._plain(output) if self._seam is None else self._plain_seamed(output, self._seam)
         if self._never_empty:
             if tokens.text:
                 self._never_empty = False
             elif finish_reason == "stop" and output.outputs[0].stop_reason is None:
                 # Nothing satisfies it: the grammar's only way was to end at once.
+                self._over = True
                 self._run.fail(grammars.emptiness(str(self._structure)))
                 return
+        self._emit(tokens)
+
+    def _emit(self, tokens: Tokens) -> None:
+        self._over = tokens.end is not None
         if tokens.token_ids or tokens.end is not None:
             self._run.sink.emit(tokens)
 
@@ -94,28 +141,26 @@ class Receiver:
             logprobs.of_prompt(output),
         )
 
-    def _seamed(self, output: RequestOutput, seam: Seam) -> Tokens:
+    def _plain_seamed(self, output: RequestOutput, seam: Seam) -> Tokens:
         completion = output.outputs[0]
-        ids = list(completion.token_ids)
-        end = self._end(completion.finish_reason, completion.stop_reason)
-        found, left = seam.add(ids, stopped=completion.finish_reason == "stop")
+        tokens = self._seamed(seam, list(completion.token_ids), completion.finish_reason, completion.stop_reason)
+        if completion.logprobs:
+            seam.decode(tokens.token_ids, completion.logprobs[: len(tokens.token_ids)])
+            tokens.logprobs = logprobs.of_tokens(tokens.token_ids, completion.logprobs)
+        if output.prompt_logprobs:
+            seam.decode_prompt(output.prompt_token_ids or (), output.prompt_logprobs)
+            tokens.prompt_logprobs = logprobs.of_prompt(output)
+        return tokens
+
+    def _seamed(self, seam: Seam, ids: list[int], finish_reason: str | None, stop_reason: int | str | None) -> Tokens:
+        end = self._end(finish_reason, stop_reason)
+        found, left = seam.add(ids, stopped=finish_reason == "stop")
         if found is not None:
             if end is None:
                 self._run.abort_soon([self._request_id])
             end = self._end("stop", found)
             ids = ids[:left]
-        if completion.logprobs:
-            seam.decode(ids, completion.logprobs[: len(ids)])
-        if output.prompt_logprobs:
-            seam.decode_prompt(output.prompt_token_ids or (), output.prompt_logprobs)
-        return Tokens(
-            self._index,
-            seam.release(ended=end is not None),
-            ids,
-            end,
-            logprobs.of_tokens(ids, completion.logprobs),
-            logprobs.of_prompt(output),
-        )
+        return Tokens(self._index, seam.release(ended=end is not None), ids, end)
 
     def _end(self, finish_reason: str | None, stop_reason: int | str | None) -> generation_pb2.ChoiceEnd | None:
         if finish_reason is None:

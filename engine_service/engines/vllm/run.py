@@ -83,6 +83,9 @@ class VllmRun:
         # No await between these: what vLLM's output handler puts must go either into the collector or to the receiver.
         early = collector.get_nowait()
         collector.put = receiver.put
+        state = self.llm.output_processor.request_states.get(collector.request_id)
+        if state is not None:  # it has not ended yet
+            receiver.attach(state)
         if early is not None:
             receiver.put(early)
 
