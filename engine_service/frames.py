@@ -8,7 +8,7 @@ of several streams, the next one is delayed a little; see pace.py.
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from google.rpc import status_pb2
@@ -23,33 +23,30 @@ from tokenrelay.v1 import generation_pb2
 Outcome: TypeAlias = engine_service_pb2.EngineSummary | status_pb2.Status
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """Tokens of one choice that are not sent yet."""
+def _merged(pieces: Sequence[Tokens]) -> Tokens:
+    """Returns the pieces of one choice, in order, as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Tokens(
+        index=pieces[0].index,
+        text="".join([piece.text for piece in pieces]),
+        token_ids=[token for piece in pieces for token in piece.token_ids],
+        end=pieces[-1].end,
+        logprobs=[entry for piece in pieces for entry in piece.logprobs],
+        prompt_logprobs=[entry for piece in pieces for entry in piece.prompt_logprobs],
+    )
 
-    texts: list[str] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[generation_pb2.TokenLogprobs] = field(default_factory=list)
-    prompt_logprobs: list[generation_pb2.TokenLogprobs] = field(default_factory=list)
-    end: generation_pb2.ChoiceEnd | None = None
 
-    def add(self, tokens: Tokens) -> None:
-        self.texts.append(tokens.text)
-        self.token_ids.extend(tokens.token_ids)
-        if tokens.logprobs:
-            self.logprobs.extend(tokens.logprobs)
-        if tokens.prompt_logprobs:
-            self.prompt_logprobs.extend(tokens.prompt_logprobs)
-        self.end = tokens.end
-
-    def delta(self, index: int) -> bytes:
-        """Returns the public delta, serialized: the bytes that reach the client."""
-        delta = generation_pb2.Delta(index=index, text="".join(self.texts), token_ids=self.token_ids)
-        if self.logprobs:
-            delta.logprobs.extend(self.logprobs)
-        if self.prompt_logprobs:
-            delta.prompt_logprobs.extend(self.prompt_logprobs)
-        return delta.SerializeToString()
+def _delta(tokens: Tokens) -> bytes:
+    """Returns the public delta, serialized: the bytes that reach the client."""
+    delta = generation_pb2.Delta(text=tokens.text, token_ids=tokens.token_ids)
+    if tokens.index:
+        delta.index = tokens.index
+    if tokens.logprobs:
+        delta.logprobs.extend(tokens.logprobs)
+    if tokens.prompt_logprobs:
+        delta.prompt_logprobs.extend(tokens.prompt_logprobs)
+    return delta.SerializeToString()
 
 
 class Frames:
@@ -59,7 +56,7 @@ class Frames:
         self._in_flight = in_flight
         self._metrics = metrics
         self._progress = progress
-        self._waiting: dict[int, dict[int, _Waiting]] = {}
+        self._waiting: dict[int, dict[int, list[Tokens]]] = {}  # not sent yet, by key and choice
         self._outcomes: dict[int, Outcome] = {}
         self._sent = 0
         self._under_way: deque[tuple[int, float, int]] = deque()  # unacknowledged: frame, when it was sent, outputs in it
@@ -71,12 +68,16 @@ class Frames:
     def add(self, key: int, tokens: Tokens) -> None:
         """Takes new tokens of a generation."""
         self._progress.moved()
-        choices = self._waiting.setdefault(key, {})
-        waiting = choices.get(tokens.index)
-        if waiting is None:
-            waiting = choices[tokens.index] = _Waiting()
-        waiting.add(tokens)
-        self._wake.set()
+        # Runs for every token, so it only keeps them; they are merged once a frame, in _write.
+        choices = self._waiting.get(key)
+        if choices is None:
+            self._waiting[key] = {tokens.index: [tokens]}
+        elif tokens.index in choices:
+            choices[tokens.index].append(tokens)
+        else:
+            choices[tokens.index] = [tokens]
+        if not self._wake.is_set():
+            self._wake.set()
 
     def conclude(self, key: int, outcome: Outcome) -> None:
         """Takes a generation's end; it leaves together with the last tokens."""
@@ -134,14 +135,15 @@ class Frames:
         self._sent += 1
         frame = engine_service_pb2.RunSessionResponse(frame=self._sent)
         # Newest first: on all the way from here, a first token is waited for more than any other.
+        count = 0
         for key, choices in reversed(self._waiting.items()):
-            self._write(frame, key, choices)
+            count += self._write(frame, key, choices)
         for key in self._outcomes.keys() - self._waiting.keys():
             self._set_outcome(frame.outputs.add(key=key), self._outcomes[key])
         self._waiting = {}
         self._outcomes = {}
         self._metrics.frames.inc()
-        self._metrics.tokens.inc(sum(output.token_count for output in frame.outputs))
+        self._metrics.tokens.inc(count)
         frame.sent_at_ns = time.monotonic_ns()
         self._under_way.append((self._sent, frame.sent_at_ns / 1e9, len(frame.outputs)))
         return frame
@@ -150,14 +152,21 @@ class Frames:
         has_some = bool(self._waiting or self._outcomes)
         return has_some and not self._resting and len(self._under_way) < self._in_flight
 
-    def _write(self, frame: engine_service_pb2.RunSessionResponse, key: int, choices: dict[int, _Waiting]) -> None:
-        for index, waiting in choices.items():
-            output = frame.outputs.add(key=key, index=index, token_count=len(waiting.token_ids), delta=waiting.delta(index))
-            if waiting.end is not None:
-                output.end.CopyFrom(waiting.end)
+    def _write(self, frame: engine_service_pb2.RunSessionResponse, key: int, choices: dict[int, list[Tokens]]) -> int:
+        """Adds what waits of a generation; returns how many tokens that is."""
+        count = 0
+        for index, pieces in choices.items():
+            tokens = _merged(pieces)
+            count += len(tokens.token_ids)
+            output = frame.outputs.add(key=key, token_count=len(tokens.token_ids), delta=_delta(tokens))
+            if index:
+                output.index = index
+            if tokens.end is not None:
+                output.end.CopyFrom(tokens.end)
         outcome = self._outcomes.get(key)
         if outcome is not None:
             self._set_outcome(output, outcome)
+        return count
 
     @staticmethod
     def _set_outcome(output: engine_service_pb2.Output, outcome: Outcome) -> None:
