@@ -15,6 +15,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from engine_service.engines.vllm.errors import detail
+from engine_service.engines.vllm.stat_logger import StepStatLogger
 from engine_service.settings import EngineSettings
 from tokenrelay.start_up import SettingError
 
@@ -63,6 +64,7 @@ def load(arguments: AsyncEngineArgs) -> AsyncLLM:
     llm = AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.ENGINE_CONTEXT,
+        stat_loggers=[] if arguments.disable_log_stats else [StepStatLogger],
         enable_log_requests=arguments.enable_log_requests,
         disable_log_stats=arguments.disable_log_stats,
     )

@@ -117,7 +117,10 @@ class VllmRun:
 
 
 def _params(arguments: dict[str, Any]) -> SamplingParams:
-    return (JudgedParams if "structured_outputs" in arguments else SamplingParams)(**arguments)
+    if "structured_outputs" in arguments:
+        return JudgedParams(**arguments)
+    # Each object is for one request, so that vLLM need not copy all that it refers to. Shapes are shared by choices.
+    return SamplingParams(**arguments, skip_clone=True)
 
 
 def _without_text(arguments: dict[str, Any]) -> SamplingParams:
