@@ -9,14 +9,15 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 STACK := ENGINE MODEL VLLM_ARGS GATEWAYS WORKERS PORT TLS REDIS_URL STATE REDIS_SECONDS START_SECONDS FOLLOW
 BENCH := TARGET METRICS ENGINE MODEL VLLM_ARGS REDIS_URL GATEWAYS WORKERS EDGE TRACING SIMULATED_STEP_MS SIMULATED_SLOTS \
 	CONCURRENCY ROUNDS RAMP_SECONDS RATES POINT_SECONDS INPUT_TOKENS PROMPTS OUTPUT_TOKENS SHARED WARM_UP SEED PROCESSES \
-	CONNECTIONS GOODPUT_TTFT_MS GOODPUT_TPOT_MS RESULTS SYSTEMS REQUESTS LEAST_REQUESTS PIN
+	CONNECTIONS GOODPUT_TTFT_MS GOODPUT_TPOT_MS RESULTS SYSTEMS REQUESTS LEAST_REQUESTS PIN STREAMS UNREAD \
+	UNREAD_SECONDS
 given = $(filter command,$(firstword $(origin $(1))))
 passed_on = $(foreach name,$(2),$(if $(call given,$(name)),$(eval export $(1)$(name) = $$($(name)))))
 $(call passed_on,TOKENRELAY_,$(STACK))
 $(call passed_on,TOKENRELAY_BENCH_,$(BENCH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench bench bench-compare profile demo up down status logs test test-gpu drill drill-long lint format verify generate reference lock model clean
+.PHONY: help setup setup-dev setup-bench bench bench-compare bench-memory profile demo up down status logs test test-gpu drill drill-long lint format verify generate reference lock model clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -64,6 +65,9 @@ bench: setup-bench ## Measures a stack under load; ENGINE= CONCURRENCY=1,16,64 R
 
 bench-compare: setup-bench ## Compares with vLLM's own servers, in alternating rounds; SYSTEMS= CONCURRENCY= ROUNDS= MODEL= RESULTS=
 	@$(VENV)/python -m bench compare
+
+bench-memory: setup-bench ## Measures a gateway's memory: idle streams, clients that never read; STREAMS= CONNECTIONS= EDGE= RESULTS=
+	@$(VENV)/python -m bench memory
 
 profile: setup-bench ## Shows where the CPU time of each process goes, as flame graphs; ENGINE= CONCURRENCY= ROUNDS= RESULTS=
 	@$(VENV)/python -m bench profile

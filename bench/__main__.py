@@ -1,9 +1,11 @@
-"""Measures: `python -m bench run|compare|profile`. A command is a module of its own, and a line here with its settings."""
+"""Measures: `python -m bench run|memory|compare|profile`. A command is a module, and a line here with its settings."""
 
 import typer
 
 from bench import profiling
 from bench.compare.settings import ComparisonSettings
+from bench.memory.command import memory
+from bench.memory.settings import MemorySettings
 from bench.run import command
 from bench.run.settings import BenchSettings
 from bench.settings.options import of_settings
@@ -18,6 +20,7 @@ def compare(settings: ComparisonSettings) -> int:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command("run")(of_settings(BenchSettings, command.run))
+app.command("memory")(of_settings(MemorySettings, memory))
 app.command("profile")(of_settings(BenchSettings, profiling.profile))
 app.command("compare")(of_settings(ComparisonSettings, compare))
 

@@ -11,6 +11,7 @@ from google.rpc import code_pb2
 from prometheus_client import CollectorRegistry
 
 from bench.compare.settings import ComparisonSettings
+from bench.memory.settings import MemorySettings
 from bench.run.settings import BenchSettings
 from broker_worker.settings import WorkerSettings
 from deploy.local.settings import CommandSettings
@@ -58,6 +59,7 @@ def settings_document() -> str:
         ("Local stack (`make up`, `make demo`)", CommandSettings),
         ("Load generator (`make bench`, `make profile`)", BenchSettings),
         ("Comparison (`make bench-compare`)", ComparisonSettings),
+        ("A gateway's memory (`make bench-memory`)", MemorySettings),
     ):
         prefix = told.model_config["env_prefix"]
         named = [

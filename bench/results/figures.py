@@ -64,6 +64,7 @@ class Point:
         answered: requests with a whole answer; all figures but refusals are of these.
         arrived_per_s: open loop: arrivals in the second half of the time in which requests arrive.
         delivered_per_s: open loop: whole answers that ended in that half. Less, if a backlog grows.
+        tokens_per_message: how many came at a time: the busier the servers, the more, and the less each costs.
         inter_token_ms: gaps between what arrived of one stream.
         tpot_ms: from an answer's first token to its last, per token after the first.
         overhead_ms: what a whole answer took beyond the engine's own time.
@@ -84,6 +85,7 @@ class Point:
     requests_per_s: float
     arrived_per_s: float
     delivered_per_s: float
+    tokens_per_message: float
     ttft_ms: Quantiles
     inter_token_ms: Quantiles
     tpot_ms: Quantiles
@@ -151,6 +153,7 @@ def point(
         requests_per_s=_per(len(answered), seconds),
         arrived_per_s=arrived,
         delivered_per_s=delivered,
+        tokens_per_message=_per(sum(sample.tokens for sample in answered), sum(len(sample.chunks) for sample in answered)),
         ttft_ms=quantiles(map(ttft_ms, answered)),
         inter_token_ms=quantiles(gap for sample in answered for gap in gaps_ms(sample)),
         tpot_ms=quantiles(tpot_ms(sample) for sample in answered if sample.tokens > 1),

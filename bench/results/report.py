@@ -63,7 +63,13 @@ class Report:
             "",
         )
         yield from table(self.points, [*_hop_columns(self.points), *OVERHEAD])
-        yield from ("", "## Cost", "", "CPU in microseconds a token; memory is resident, in MiB, at its highest.", "")
+        yield from (
+            "",
+            "## Cost",
+            "",
+            "CPU in microseconds a token; memory is resident, in MiB, at its highest. Each process counts with what it starts.",
+            "",
+        )
         yield from table(self.points, _cost_columns(self.points))
         yield from ("", "## Caches", "", *table(self.points, CACHES), "")
 
@@ -136,7 +142,8 @@ def _cost_columns(points: Sequence[Point]) -> list[Column]:
 
     groups = dict.fromkeys(group for point in points for group in point.cpu_us_per_token)
     held = dict.fromkeys(group for point in points for group in point.memory_mib)
-    return [*map(processor, groups), *map(memory, held), ("client cores", lambda point: f"{point.client_cores:.2f}")]
+    messages = ("tokens a message", lambda point: f"{point.tokens_per_message:.2f}")
+    return [messages, *map(processor, groups), *map(memory, held), ("client cores", lambda point: f"{point.client_cores:.2f}")]
 
 
 LOAD: Sequence[Column] = (

@@ -36,8 +36,8 @@ def left_behind(mark: str) -> list[str]:
     return found
 
 
-async def bench(variables: dict[str, str]) -> asyncio.subprocess.Process:
-    command = (sys.executable, "-m", "bench", "run")
+async def bench(variables: dict[str, str], name: str = "run") -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "bench", name)
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
         *command, env=variables, cwd=ROOT, stdout=pipe, stderr=asyncio.subprocess.STDOUT

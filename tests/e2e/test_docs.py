@@ -39,6 +39,7 @@ MAKE_TARGETS_RUN_ELSEWHERE = {
     "drill",
     "bench",
     "bench-compare",
+    "bench-memory",
     "profile",
 }
 MAKE_TARGETS_NOT_RUN = {"model", "lock", "drill-long", "test-gpu", "generate", "reference", "help"} | {

@@ -99,3 +99,9 @@ def test_an_open_loop_is_judged_by_its_second_half() -> None:
     samples[3].refusal = "QUEUE_FULL"
     assert figures.second_half(load, samples) == pytest.approx((1.0, 0.8))
     assert figures.second_half(OfferedLoad(Workload(), concurrency=1), samples) == (0.0, 0.0)
+
+
+def test_tokens_that_came_together_are_one_message() -> None:
+    merged = Sample(0.0, [(0.1, 1), (0.2, 5), (0.3, 3)], ended=0.4)
+    load = OfferedLoad(Workload(8, 9), concurrency=1, rounds=1)
+    assert figures.point(load, [merged], LIMITS, [0.1], Served()).tokens_per_message == pytest.approx(3)
