@@ -4,12 +4,12 @@ vLLM calls `arm` in each of its processes as a general plugin. It asks Linux to 
 EngineCore's parent is the engine service, and a Worker's parent is EngineCore.
 """
 
-import ctypes
 import os
 import signal
 
+from tokenrelay.parent_death import die_with
+
 PARENT_VARIABLE = "TOKENRELAY_ENGINE_SERVICE_PID"  # set by the engine service for its children
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def announce_parent() -> None:
@@ -23,7 +23,6 @@ def arm() -> None:
     if service is None or int(service) == os.getpid():
         return
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    adopted = parent == 1 and int(service) != 1  # in a container the engine service may itself be process 1
-    if os.getppid() != parent or adopted:
-        os.kill(os.getpid(), signal.SIGKILL)  # the parent died before we asked
+    die_with(parent)
+    if parent == 1 and int(service) != 1:  # adopted; in a container the engine service may itself be process 1
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -42,10 +42,18 @@ def serve(application: Application) -> int:
 
 
 async def _serve(application: Application) -> int:
-    signals = _Signals()
+    stop = StopRequests()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.received.set)
+    return await live(application, stop)
+
+
+async def live(application: Application, stop: "StopRequests") -> int:
+    """Takes an application through its four verbs; returns the exit status of its process."""
     try:
-        if not await signals.interrupts(application.start_up()):
-            await _run_and_drain(application, signals)
+        if not await stop.interrupts(application.start_up()):
+            await _run_and_drain(application, stop)
     except StartUpError as error:
         print(error, file=sys.stderr)  # noqa: T201
         log.error("cannot start", reason=str(error))  # noqa: TRY400  # the text is all there is to say
@@ -59,19 +67,19 @@ async def _serve(application: Application) -> int:
     return 0
 
 
-async def _run_and_drain(application: Application, signals: "_Signals") -> None:
+async def _run_and_drain(application: Application, stop: "StopRequests") -> None:
     _keep_what_is_there()
     log.info("ready")
     running = asyncio.create_task(application.run())
-    stopping = asyncio.create_task(signals.received.wait())
+    stopping = asyncio.create_task(stop.received.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
             return
         log.info("draining")
-        signals.received.clear()
-        if await signals.interrupts(application.drain()):
+        stop.received.clear()
+        if await stop.interrupts(application.drain()):
             log.warning("forced to stop before everything was drained")
     finally:
         for task in (running, stopping):
@@ -86,17 +94,14 @@ def _keep_what_is_there() -> None:
     gc.freeze()
 
 
-class _Signals:
-    """Whether SIGTERM or SIGINT has come."""
+class StopRequests:
+    """Whether somebody has asked the application to stop, by a signal or otherwise."""
 
     def __init__(self) -> None:
         self.received = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.received.set)
 
     async def interrupts(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Runs some work; returns whether a signal came before it was done, in which case it is cancelled."""
+        """Runs some work; returns whether a request came before it was done, in which case it is cancelled."""
         working = asyncio.create_task(work)
         waiting = asyncio.create_task(self.received.wait())
         try:

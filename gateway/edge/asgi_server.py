@@ -8,22 +8,27 @@ import grpc
 
 from gateway.edge.departures import Departures
 from gateway.edge.grpc_over_asgi.context import Send
+from gateway.edge.grpc_over_asgi.headers import is_grpc
 from gateway.edge.grpc_over_asgi.messages import Receive
-from gateway.edge.grpc_over_asgi.server import GrpcOverAsgi, is_call
+from gateway.edge.grpc_over_asgi.server import GrpcOverAsgi
 from gateway.settings import GatewaySettings
 from tokenrelay.serving.health_servicer import HealthServicer
 from tokenrelay.serving.standard import add_standard_services
 
+NOT_GRPC = b'{"error": {"message": "this gateway serves gRPC alone; content-type must be application/grpc"}}'
+
 
 class AsgiServer:
-    """Routes between gRPC and HTTP.
+    """Serves gRPC, and refuses what is not gRPC.
+
+    Args:
+        departures: tells which clients have left.
 
     Attributes:
         listening: set as soon as requests may come.
     """
 
-    def __init__(self, settings: GatewaySettings, departures: Departures) -> None:
-        self._settings = settings
+    def __init__(self, departures: Departures) -> None:
         self._departures = departures
         self.listening = asyncio.Event()
 
@@ -54,10 +59,11 @@ class AsgiServer:
 
     async def serve(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serves one request."""
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1000})
-        elif is_call(scope["headers"]):
-            await self.server.serve(scope, receive, send)
-        else:
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]})
-            await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+        headers = dict(scope["headers"])
+        if is_grpc(headers.get(b"content-type", b"")):
+            await self.server.serve(scope, headers, receive, send)
+            return
+        # As gRPC's HTTP/2 mapping wants it of a server that is called with another content type.
+        start = {"type": "http.response.start", "status": 415, "headers": [(b"content-type", b"application/json")]}
+        await send(start)
+        await send({"type": "http.response.body", "body": NOT_GRPC, "more_body": False})

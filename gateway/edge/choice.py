@@ -2,31 +2,21 @@
 
 import structlog
 
-from gateway.edge.envoy import EnvoyGateway
-from gateway.edge.installation import Installation, NotInstalledError
 from gateway.settings import GatewaySettings
 from tokenrelay.lifecycle import Application
-from tokenrelay.start_up import SettingError
 
 log = structlog.get_logger(__name__)
 
 
 def choose(settings: GatewaySettings) -> Application:
-    """Returns the gateway with the edge that the settings name; says so in one line.
+    """Returns the gateway with the edge that the settings name; says so in one line."""
+    log.info("edge chosen", edge=settings.edge, why="TOKENRELAY_EDGE" if "edge" in settings.model_fields_set else "default")
+    if settings.edge == "envoy":
+        # The application logs as the gateway, from inside Envoy.
+        structlog.contextvars.bind_contextvars(process="gateway-envoy")
+        from gateway.edge.envoy import EnvoyGateway  # noqa: PLC0415  # each edge imports what it needs alone
 
-    Raises:
-        SettingError: the settings name Envoy, and it cannot run here, or cannot do what they ask for.
-    """
-    if settings.edge == "grpcio":
-        from gateway.app import GatewayApplication  # noqa: PLC0415  # Envoy's parent needs none of it; it costs 30 MiB
+        return EnvoyGateway(settings)
+    from gateway.app import GatewayApplication  # noqa: PLC0415  # as above; it costs Envoy's parent 30 MiB
 
-        log.info("edge chosen", edge="grpcio", why="TOKENRELAY_EDGE is grpcio, or unset")
-        return GatewayApplication(settings)
-    if settings.tls_certificate is not None:
-        raise SettingError("TOKENRELAY_EDGE", "is envoy, which has no TLS yet; unset TOKENRELAY_TLS_CERTIFICATE, or use grpcio")
-    try:
-        installation = Installation.find()
-    except NotInstalledError as error:
-        raise SettingError("TOKENRELAY_EDGE", f"is envoy, but {error}; use grpcio") from None
-    log.info("edge chosen", edge="envoy", why="TOKENRELAY_EDGE is envoy")
-    return EnvoyGateway(settings, installation)
+    return GatewayApplication(settings)

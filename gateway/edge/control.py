@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 DRAIN = "drain"  # the parent's only word
-LISTENING, READY, DRAINED, FAILED = "listening", "ready", "drained", "failed"  # the application's
+READY, ENDED = "ready", "ended"  # the application's; with the second one goes the exit status
 
 
 class Control:

@@ -8,7 +8,7 @@ this end of the pipe cancels the call of that line.
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,9 +32,8 @@ class Departures:
         asyncio.get_running_loop().add_reader(pipe, self._read, pipe)
 
     @contextmanager
-    def expected(self, headers: Sequence[tuple[bytes, bytes]], task: asyncio.Task[Any]) -> Iterator[None]:
-        """Cancels a task if its client leaves meanwhile."""
-        stream = next((value for name, value in headers if name == STREAM_HEADER), None)
+    def expected(self, stream: bytes | None, task: asyncio.Task[Any]) -> Iterator[None]:
+        """Cancels a task if the client of its stream leaves meanwhile; None is no stream of Envoy's."""
         if stream is None:
             yield
             return

@@ -14,17 +14,17 @@ from gateway.edge import control, envoy_configuration, listening
 from gateway.edge.control import Control
 from gateway.edge.envoy_configuration import Place
 from gateway.edge.envoy_process import EnvoyProcess
-from gateway.edge.installation import Installation
+from gateway.edge.installation import Installation, NotInstalledError
 from gateway.settings import GatewaySettings
 from tokenrelay import settings as all_settings
 from tokenrelay.lifecycle import FAILED
-from tokenrelay.start_up import StartUpError
+from tokenrelay.start_up import SettingError, StartUpError
 
 log = structlog.get_logger(__name__)
 
 
 class NotStartedError(StartUpError):
-    """The application inside Envoy cannot start; the text and the exit status are its own."""
+    """The application inside Envoy cannot start. It has said why; the exit status is its own."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -38,35 +38,50 @@ class EnvoyEndedError(Exception):
 class EnvoyGateway:
     """One gateway: this process, and Envoy as its child."""
 
-    def __init__(self, settings: GatewaySettings, installation: Installation) -> None:
+    def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        self._installation = installation
         self._resources = AsyncExitStack()
-        self._said: dict[str, asyncio.Event] = {word: asyncio.Event() for word in (control.READY, control.DRAINED)}
-        self._failure: NotStartedError | None = None
+        self._ready = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._is_draining = False
+        self._status = FAILED  # the application's, unless it has told another
         self.port = settings.port
 
     async def start_up(self) -> None:
-        """Returns when the application is ready, as far as it ever waits."""
+        """Returns when the application is ready, as far as it ever waits.
+
+        Raises:
+            SettingError: Envoy cannot run here, or cannot do what the settings ask for, or its address cannot be had.
+            NotStartedError: the application cannot start.
+        """
+        installation = self._check()
         held = listening.hold(self._settings.host, self._settings.port)
         self._resources.callback(held.close)
         self.port = held.port
-        self._envoy = await self._start_envoy(held)
+        self._envoy = await self._start_envoy(installation, held)
         hearing = asyncio.create_task(self._hear())
         self._resources.callback(hearing.cancel)
-        try:
-            await self._wait_for(control.READY)
-        except EnvoyEndedError:
-            raise self._failure or NotStartedError(f"envoy has ended: {self._envoy.how_it_ended}", FAILED) from None
+        if not await self._happens(self._ready):
+            raise NotStartedError("the gateway inside Envoy does not start; see above", self._status)
 
-    async def _start_envoy(self, held: listening.Held) -> EnvoyProcess:
+    def _check(self) -> Installation:
+        if self._settings.tls_certificate is not None:
+            raise SettingError(
+                "TOKENRELAY_EDGE", "is envoy, which has no TLS yet; unset TOKENRELAY_TLS_CERTIFICATE, or use grpcio"
+            )
+        try:
+            return Installation.find()
+        except NotInstalledError as error:
+            raise SettingError("TOKENRELAY_EDGE", f"is envoy, but {error}; use grpcio") from None
+
+    async def _start_envoy(self, installation: Installation, held: listening.Held) -> EnvoyProcess:
         folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="tokenrelay-gateway-")))
         ours, envoys = socket.socketpair()
         told, tells = os.pipe()  # who has left: Envoy writes at one end, and the application in it reads at the other
         place = Place(
             address=held.address,
             port=held.port,
-            module=self._installation.module,
+            module=installation.module,
             admin=folder / "admin.sock",
             departures=f"/proc/self/fd/{tells}",
         )
@@ -75,13 +90,13 @@ class EnvoyGateway:
         environment = {
             **os.environ,  # noqa: TID251  # what this process was given is for the application inside
             **all_settings.environment(self._settings),
-            **self._installation.environment(),
+            **installation.environment(),
             "TOKENRELAY_PORT": str(held.port),
             "TOKENRELAY_EDGE_CONTROL": str(envoys.fileno()),
             "TOKENRELAY_EDGE_DEPARTURES": str(told),
         }
         try:
-            envoy = EnvoyProcess(self._installation.envoy, configuration, environment, [envoys.fileno(), told, tells])
+            envoy = EnvoyProcess(installation.envoy, configuration, environment, [envoys.fileno(), told, tells])
         finally:
             envoys.close()
             os.close(told)
@@ -93,37 +108,39 @@ class EnvoyGateway:
 
     async def _hear(self) -> None:
         async for message in self._control.hear():
-            word = message["word"]
-            if word in self._said:
-                self._said[word].set()
-            elif word == control.FAILED:
-                self._failure = NotStartedError(message["text"] or "see above", message["status"])
+            if message["word"] == control.READY:
+                self._ready.set()
+            elif message["word"] == control.ENDED:
+                self._status = message["status"]
+                self._ended.set()
 
-    async def _wait_for(self, word: str) -> None:
-        """Waits for a word of the application.
-
-        Raises:
-            EnvoyEndedError: it has ended instead.
-        """
-        said = asyncio.create_task(self._said[word].wait())
-        ended = asyncio.create_task(self._envoy.ended.wait())
+    async def _happens(self, event: asyncio.Event) -> bool:
+        """Waits for an event of the application; returns whether it has come before the application, or Envoy, ended."""
+        waits = [asyncio.create_task(one.wait()) for one in (event, self._ended, self._envoy.ended)]
         try:
-            await asyncio.wait({said, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not said.done():
-                raise EnvoyEndedError(self._envoy.how_it_ended)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return event.is_set()
         finally:
-            said.cancel()
-            ended.cancel()
+            for wait in waits:
+                wait.cancel()
 
     async def run(self) -> None:
-        """Raises EnvoyEndedError when Envoy has ended."""
-        await self._envoy.ended.wait()
-        raise EnvoyEndedError(self._envoy.how_it_ended)
+        """Returns when Envoy, or the application inside, has ended.
+
+        Raises:
+            EnvoyEndedError: nobody asked for that.
+        """
+        await self._happens(self._envoy.ended)
+        if self._is_draining:
+            return  # as it was told to; drain() sees to it
+        raise EnvoyEndedError(self._envoy.how_it_ended if self._envoy.ended.is_set() else f"status {self._status}")
 
     async def drain(self) -> None:
         """Has the application drain."""
+        self._is_draining = True
         self._control.say(control.DRAIN)
-        await self._wait_for(control.DRAINED)
+        if not await self._happens(self._ended):
+            raise EnvoyEndedError(self._envoy.how_it_ended)
 
     async def stop(self) -> None:
         """Ends Envoy, and closes everything."""

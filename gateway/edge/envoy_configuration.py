@@ -34,7 +34,6 @@ class Place:
         module: pyvoy's library.
         admin: the admin interface's Unix socket.
         departures: what Envoy opens to tell who has left; see gateway.edge.departures.
-        secrets: the file that names the certificate; None: connections are not encrypted.
     """
 
     address: str
@@ -42,7 +41,6 @@ class Place:
     module: Path
     admin: Path
     departures: str
-    secrets: Path | None = None
 
 
 def configuration(settings: GatewaySettings, place: Place) -> dict[str, Any]:
@@ -77,10 +75,7 @@ def _http(settings: GatewaySettings, place: Place) -> dict[str, Any]:
         "access_log": [_departures(place)],
         "stream_idle_timeout": NEVER,  # a generation may wait in the queue for as long as its caller likes
         "request_headers_timeout": _seconds(HEADERS_SECONDS),
-        "common_http_protocol_options": {
-            "idle_timeout": _seconds(settings.idle_connection_seconds),
-            "headers_with_underscores_action": "ALLOW",
-        },
+        "common_http_protocol_options": {"idle_timeout": _seconds(settings.idle_connection_seconds)},
         "http2_protocol_options": {
             "max_concurrent_streams": settings.max_streams_per_connection,
             "initial_stream_window_size": STREAM_WINDOW_BYTES,

@@ -1,20 +1,20 @@
 """Envoy as a child process: it dies with this one, however that dies, and its log lines are ours."""
 
 import asyncio
-import ctypes
 import os
 import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from tokenrelay.parent_death import die_with
+
 log = structlog.get_logger(__name__)
 
-LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here, since nothing can be loaded between fork and exec
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOG_FORMAT = "%l\t%n\t%v"  # level, component, text
 FLUSH_MILLISECONDS = 20  # how long a log line, also one that tells who has left, may stay in Envoy
 LINE = re.compile(r"(\w+)\t(\w+)\t(.*)")
@@ -48,7 +48,7 @@ class EnvoyProcess:
                 env=environment,
                 pass_fds=[*inherited, envoys_end],
                 start_new_session=True,  # a Ctrl-C in the terminal is for this process, which then has Envoy drain
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # it only calls the kernel
+                preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509  # it only calls the kernel
             )
         finally:
             os.close(envoys_end)
@@ -109,7 +109,3 @@ def _log_line(line: str) -> None:
         log.warning("envoy", text=line)  # a further line of a text of several
     else:
         getattr(log, LEVELS.get(found[1], "warning"))("envoy", component=found[2], text=found[3])
-
-
-def _die_with_parent() -> None:
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

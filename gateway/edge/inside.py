@@ -4,13 +4,11 @@ The parent process (gateway.edge.envoy) starts Envoy, and speaks with this side 
 """
 
 import asyncio
-import gc
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-import structlog
 from pydantic import Field
 
 from gateway.app import GatewayApplication
@@ -19,12 +17,9 @@ from gateway.edge.asgi_server import AsgiServer
 from gateway.edge.control import Control
 from gateway.edge.departures import Departures
 from gateway.settings import GatewaySettings
-from tokenrelay import logs
+from tokenrelay import lifecycle, logs
 from tokenrelay import settings as all_settings
-from tokenrelay.lifecycle import FAILED
-from tokenrelay.start_up import StartUpError
-
-log = structlog.get_logger(__name__)
+from tokenrelay.lifecycle import StopRequests
 
 Events = Callable[..., Awaitable[Any]]
 
@@ -37,11 +32,10 @@ class InsideSettings(GatewaySettings):
 
 
 class Inside:
-    """The application's life in Envoy: begins with the module's lifespan, ends when the parent says so."""
+    """The ASGI application: lives from the module's lifespan on, until the parent says that it is to drain."""
 
     def __init__(self) -> None:
         self._server: AsgiServer | None = None
-        self._life: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Events, send: Events) -> None:
         """Serves one ASGI scope."""
@@ -58,8 +52,8 @@ class Inside:
         departures = Departures()
         departures.watch(settings.edge_departures)
         parent = await Control.open(socket.socket(fileno=settings.edge_control))
-        server = self._server = AsgiServer(settings, departures)
-        life = self._life = asyncio.create_task(_live(GatewayApplication(settings, server.build), parent))
+        server = self._server = AsgiServer(departures)
+        life = asyncio.create_task(_live(Announced(GatewayApplication(settings, server.build), parent), parent))
         listening = asyncio.create_task(server.listening.wait())
         await asyncio.wait({life, listening}, return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
@@ -68,52 +62,43 @@ class Inside:
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()  # the shutdown
+        # The parent ends Envoy only when the life is over. This is for an Envoy that somebody else ends.
         life.cancel()
         with suppress(asyncio.CancelledError):
             await life
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _live(application: GatewayApplication, parent: Control) -> None:
-    """Starts, runs, and drains when told; tells the parent how far it is. As tokenrelay.lifecycle does for a process."""
+class Announced:
+    """The gateway, which tells the parent when it is ready."""
+
+    def __init__(self, application: GatewayApplication, parent: Control) -> None:
+        self._parent = parent
+        self._application = application
+        self.start_up, self.drain, self.stop = application.start_up, application.drain, application.stop
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        self._parent.say(control.READY)
+        await self._application.run()
+
+
+async def _live(application: Announced, parent: Control) -> None:
+    """Lives as any process of ours does; only that the parent, instead of a signal, says when to stop."""
+    stop = StopRequests()
+    hearing = asyncio.create_task(_hear(parent, stop))
     try:
-        await application.start_up()
-        # As in any process of ours: what a start leaves behind is kept out of every later search for garbage.
-        gc.collect()
-        gc.freeze()
-        parent.say(control.READY)
-        await _run_until_drained(application, parent)
-        parent.say(control.DRAINED)
-    except StartUpError as error:
-        parent.say(control.FAILED, status=error.status, text=str(error))
-    except Exception:
-        log.exception("failed")
-        parent.say(control.FAILED, status=FAILED, text="")
+        # The parent ends Envoy at the word, so it is said when all is closed: spans that wait would be lost otherwise.
+        parent.say(control.ENDED, status=await lifecycle.live(application, stop))
     finally:
-        await application.stop()
+        hearing.cancel()
         await parent.close()
 
 
-async def _run_until_drained(application: GatewayApplication, parent: Control) -> None:
-    running = asyncio.create_task(application.run())
-    told = asyncio.create_task(_drain_when_told(application, parent))
-    try:
-        await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (running, told):
-            if task.done():
-                task.result()
-    finally:
-        for task in (running, told):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-async def _drain_when_told(application: GatewayApplication, parent: Control) -> None:
+async def _hear(parent: Control, stop: StopRequests) -> None:
     async for message in parent.hear():
         if message["word"] == control.DRAIN:
-            await application.drain()
-            return
+            stop.received.set()
 
 
 app = Inside()

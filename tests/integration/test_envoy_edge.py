@@ -3,10 +3,13 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -16,6 +19,7 @@ from bench.processes.ports import free_ports
 from engine_service.engines.simulated.simulation import expected_tokens
 from gateway.settings import GatewaySettings
 from tests.integration.conftest import spec
+from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 from tokenrelay import settings
@@ -114,6 +118,33 @@ async def test_a_client_that_leaves_cancels_what_still_waits(gateway: Gateway) -
     await eventually(is_cancelled, "the generation is cancelled")
 
 
+async def test_a_deadline_ends_the_call_and_its_generation(gateway: Gateway) -> None:
+    call = gateway.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)), timeout=1.0)
+    generation_id = dict(await call.initial_metadata())["tokenrelay-generation-id"]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+    async def has_expired() -> bool:
+        return await gateway.state(generation_id) == generation_pb2.GENERATION_STATE_EXPIRED
+
+    await eventually(has_expired, "the generation has expired")
+
+
+async def test_what_is_not_grpc_is_refused(gateway: Gateway) -> None:
+    with pytest.raises(HTTPError) as caught:
+        await asyncio.to_thread(urlopen, f"http://127.0.0.1:{gateway.port}/v1/models")
+    with caught.value as answer:
+        assert answer.code == 415
+        assert b"serves gRPC alone" in answer.read()
+
+
+async def test_tls_is_refused_as_long_as_it_is_not_there(stack: Stack) -> None:
+    given = GatewaySettings(redis_url=stack.redis_url, port=0, edge="envoy", tls_certificate="a", tls_key="b")
+    assert await ended(given) == (2, b"TOKENRELAY_EDGE: is envoy, which has no TLS yet")
+
+
 async def test_sigterm_drains_and_leaves_nothing_behind(gateway: Gateway) -> None:
     envoy = gateway.envoy()
     call = gateway.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=300)))
@@ -142,10 +173,27 @@ async def test_the_parent_ends_when_envoy_dies(gateway: Gateway) -> None:
 
 async def test_a_port_in_use_is_named(gateway: Gateway, stack: Stack) -> None:
     given = GatewaySettings(redis_url=stack.redis_url, port=gateway.port, edge="envoy")
-    environment = {**os.environ, **settings.environment(given)}
+    assert await ended(given) == (2, b"TOKENRELAY_HOST, TOKENRELAY_PORT: cannot listen")
+
+
+async def test_what_the_application_cannot_start_with_is_the_process_s_status(redis: RedisServer, stack: Stack) -> None:
+    taken = free_ports()
+    with closing(socket.create_server(("127.0.0.1", taken))):
+        given = GatewaySettings(redis_url=stack.redis_url, port=0, edge="envoy", metrics_port=taken)
+        assert await ended(given) == (2, b"TOKENRELAY_METRICS_HOST, TOKENRELAY_METRICS_PORT: cannot listen")
+
+
+async def ended(given: GatewaySettings) -> tuple[int | None, bytes]:
+    """Runs a gateway that cannot start; returns its status, and the beginning of the line that names a variable."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", env=environment, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "gateway",
+        env={**os.environ, **settings.environment(given)},
+        stderr=asyncio.subprocess.PIPE,
     )
     _, said = await process.communicate()
-    assert process.returncode == 2
-    assert b"TOKENRELAY_HOST, TOKENRELAY_PORT: cannot listen" in said
+    named = next((line for line in said.split(b"\n") if line.startswith(b"TOKENRELAY_")), said)
+    for end in (b"cannot listen", b"no TLS yet"):
+        named = named.partition(end)[0] + end if end in named else named
+    return process.returncode, named

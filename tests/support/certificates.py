@@ -23,6 +23,14 @@ class Files:
     def within(cls, folder: Path) -> "Files":
         return cls(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
 
+    @classmethod
+    def holding(cls, folder: Path, issued: Issued, clients: Authority) -> "Files":
+        """Writes a certificate, its key, and the authority of its clients."""
+        files = cls.within(folder)
+        files.write(issued)
+        files.client_ca.write_bytes(clients.own.certificate)
+        return files
+
     @property
     def settings(self) -> dict[str, Any]:
         return {"tls_certificate": str(self.certificate), "tls_key": str(self.key)}

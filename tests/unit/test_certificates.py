@@ -30,10 +30,7 @@ REFUSED = "certificate refused, the old one stays"
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    files = Files.within(tmp_path)
-    files.write(FIRST)
-    files.client_ca.write_bytes(AUTHORITY.own.certificate)
-    return files
+    return Files.holding(tmp_path, FIRST, AUTHORITY)
 
 
 def opened(files: Files) -> Certificates:

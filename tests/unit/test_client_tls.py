@@ -26,10 +26,7 @@ CLOSED = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    files = Files.within(tmp_path)
-    files.write(OWN)
-    files.client_ca.write_bytes(AUTHORITY.own.certificate)
-    return files
+    return Files.holding(tmp_path, OWN, AUTHORITY)
 
 
 def tls(files: Files) -> Tls:

@@ -21,19 +21,17 @@ class Context:
     """One call, as its handler sees it.
 
     Args:
-        request_headers: ASGI's.
+        metadata: what the client sent, without the transport's own headers.
         send: ASGI's. Its OSError means that the client has left.
         deadline: on the event loop's clock; None if the client set none.
-
-    Raises:
-        MalformedHeaderError: metadata cannot be read.
     """
 
-    def __init__(self, request_headers: Sequence[Header], send: Send, deadline: float | None) -> None:
-        self._metadata = headers.to_metadata(request_headers)
+    def __init__(self, metadata: Metadata, send: Send, deadline: float | None) -> None:
+        self._metadata = metadata
         self._send = send
         self._deadline = deadline
         self._is_begun = False
+        self._is_ended = False
         self._trailing: Metadata = ()
         self._code: grpc.StatusCode | None = None
         self._details = ""
@@ -95,6 +93,10 @@ class Context:
 
     async def end(self, code: int | None = None, details: str = "") -> None:
         """Ends the call: with a status, or with what the handler has chosen, OK if it has chosen nothing."""
+        # The deadline may pass while the end is being sent, and its own end would then come after the last event.
+        if self._is_ended:
+            return
+        self._is_ended = True
         if code is None:
             code, details = (OK, "") if self._code is None else (self._code.value[0], self._details)
         trailers = [*headers.status(code, details), *headers.from_metadata(self._trailing)]

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import structlog
 
-from gateway.edge.departures import Departures
+from gateway.edge.departures import STREAM_HEADER, Departures
 from gateway.edge.grpc_over_asgi import headers
 from gateway.edge.grpc_over_asgi.context import Context, Send
-from gateway.edge.grpc_over_asgi.headers import Header, MalformedHeaderError
+from gateway.edge.grpc_over_asgi.headers import MalformedHeaderError
 from gateway.edge.grpc_over_asgi.messages import Receive, Requests
 from tokenrelay.serving.exchange import CLIENT_GONE
 
@@ -67,33 +67,39 @@ class GrpcOverAsgi:
                 while self._open_calls:  # noqa: ASYNC110  # only at the end; an event would be kept for nothing else
                     await asyncio.sleep(LOOK_INTERVAL)
 
-    async def serve(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serves one call: an ASGI request whose content type is gRPC's."""
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-        given = dict(scope["headers"])
-        deadline, alarm = None, None
+    async def serve(self, scope: Mapping[str, Any], given: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+        """Serves one call.
+
+        Args:
+            scope: an ASGI request whose content type is gRPC's.
+            given: its headers by name.
+            receive: ASGI's.
+            send: ASGI's.
+        """
+        timeout = given.get(b"grpc-timeout")
         try:
-            if (value := given.get(b"grpc-timeout")) is not None:
-                deadline = loop.time() + headers.timeout(value)
-                alarm = loop.call_at(deadline, task.cancel)
-            context = Context(scope["headers"], send, deadline)
+            seconds = None if timeout is None else headers.timeout(timeout)
+            metadata = headers.to_metadata(scope["headers"])
         except MalformedHeaderError as error:
-            await Context((), send, None).end(INTERNAL, str(error))
+            await _say_last(Context((), send, None), INTERNAL, str(error))
             return
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        deadline = None if seconds is None else loop.time() + seconds
+        # The deadline and a departure both cancel this task, so that the handler cleans up as at any cancel.
+        alarm = None if deadline is None else loop.call_at(deadline, task.cancel)
+        context = Context(metadata, send, deadline)
         requests = Requests(receive, given.get(b"grpc-encoding", b"identity"), self._max_message_bytes)
         self._open_calls += 1
         try:
-            with self._departures.expected(scope["headers"], task):
+            with self._departures.expected(given.get(STREAM_HEADER), task):
                 await self._call(scope["raw_path"].decode("latin-1"), requests, context)
         except asyncio.CancelledError:
-            # By the deadline, or because the client has left; then nobody is there to be told.
+            # By the deadline; else the client has left, and nobody is there to be told.
             if context.time_remaining() == 0.0:
-                task.uncancel()
                 await _say_last(context, DEADLINE_EXCEEDED, "Deadline Exceeded")
         except CLIENT_GONE:
-            pass
+            log.debug("the client left while it was answered", method=scope["raw_path"])
         finally:
             self._open_calls -= 1
             if alarm is not None:
@@ -133,9 +139,4 @@ async def _say_last(context: Context, code: int, details: str) -> None:
     try:
         await context.end(code, details)
     except CLIENT_GONE:
-        log.debug("the client left before it was told that its deadline has passed")
-
-
-def is_call(request_headers: Sequence[Header]) -> bool:
-    """Tells whether an ASGI request's headers are those of a gRPC call."""
-    return any(name == b"content-type" and headers.is_grpc(value) for name, value in request_headers)
+        log.debug("the client left before it was told why its call ends")
