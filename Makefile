@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # What stands on make's command line reaches the commands with a prefix: make up PORT=6000 sets TOKENRELAY_PORT. A variable
 # without it that the environment has, such as another project's REDIS_URL, reaches none of them.
-STACK := ENGINE MODEL VLLM_ARGS GATEWAYS WORKERS PORT TLS REDIS_URL STATE REDIS_SECONDS START_SECONDS FOLLOW
+STACK := ENGINE MODEL VLLM_ARGS GATEWAYS WORKERS PORT EDGE TLS REDIS_URL STATE REDIS_SECONDS START_SECONDS FOLLOW
 BENCH := TARGET METRICS ENGINE MODEL VLLM_ARGS REDIS_URL GATEWAYS WORKERS EDGE TRACING SIMULATED_STEP_MS SIMULATED_SLOTS \
 	CONCURRENCY ROUNDS RAMP_SECONDS RATES POINT_SECONDS INPUT_TOKENS PROMPTS OUTPUT_TOKENS SHARED WARM_UP SEED PROCESSES \
 	CONNECTIONS GOODPUT_TTFT_MS GOODPUT_TPOT_MS RESULTS SYSTEMS REQUESTS LEAST_REQUESTS PIN STREAMS UNREAD \
@@ -34,7 +34,7 @@ setup-bench: ## Installs what benchmarks need, too
 demo: setup ## Starts everything, streams one answer of a real model, shows where the time went, stops everything; PORT=
 	@$(VENV)/python -m deploy.local demo
 
-up: setup ## Starts the stack, returns when it serves; ENGINE=vllm|simulated MODEL= VLLM_ARGS= GATEWAYS= WORKERS= PORT= TLS= REDIS_URL=
+up: setup ## Starts the stack, returns when it serves; ENGINE=vllm|simulated MODEL= VLLM_ARGS= GATEWAYS= WORKERS= PORT= EDGE= TLS= REDIS_URL=
 	@$(VENV)/python -m deploy.local up
 
 down: ## Stops the stack; open streams get up to 15 seconds to end
@@ -54,11 +54,11 @@ test: setup-dev ## Runs lint and all tests that need no GPU; JOBS=2 at a time
 test-gpu: setup-dev ## Runs the tests that need a GPU
 	@$(VENV)/pytest -m gpu
 
-drill: setup-dev ## Kills, pauses and cuts off everything under load, a quarter of an hour; NAMES= SEED=
-	@$(VENV)/python -m drills $(if $(call given,NAMES),$(NAMES)) $(if $(call given,SEED),--seed $(SEED))
+drill: setup-dev ## Kills, pauses and cuts off everything under load, a quarter of an hour; NAMES= SEED= EDGE=
+	@$(VENV)/python -m drills $(if $(call given,NAMES),$(NAMES)) $(if $(call given,SEED),--seed $(SEED)) $(if $(call given,EDGE),--edge $(EDGE))
 
 drill-long: setup-dev ## The same at the size of docs/promises.md, about an hour
-	@$(VENV)/python -m drills $(if $(call given,NAMES),$(NAMES)) $(if $(call given,SEED),--seed $(SEED)) --long
+	@$(VENV)/python -m drills $(if $(call given,NAMES),$(NAMES)) $(if $(call given,SEED),--seed $(SEED)) $(if $(call given,EDGE),--edge $(EDGE)) --long
 
 bench: setup-bench ## Measures a stack under load; ENGINE= CONCURRENCY=1,16,64 RATES= INPUT_TOKENS= OUTPUT_TOKENS= TARGET= RESULTS=
 	@$(VENV)/python -m bench run

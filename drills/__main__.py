@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; by default all: {', '.join(SCENARIOS)}")
     parser.add_argument("--long", action="store_true", help="at the size that docs/promises.md reports")
     parser.add_argument("--seed", type=int, default=SystemRandom().getrandbits(31), help="to have the same chances again")
+    parser.add_argument("--edge", choices=("envoy", "grpcio"), help="what serves in the gateways; by default what they choose")
     parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="for logs, histories and the report; one of an earlier drill is emptied"
     )
@@ -41,8 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ForeignFolderError as error:
         parser.error(str(error))
     _show(f"{len(names)} drills, seed {options.seed}, in {folder}")
-    results = [_run(name, folder / name, options.seed, long=options.long) for name in names]
-    command = " ".join(["python -m drills", *options.names, *(["--long"] if options.long else [])])
+    results = [_run(name, folder / name, options.seed, options.edge, long=options.long) for name in names]
+    command = " ".join(
+        [
+            "python -m drills",
+            *options.names,
+            *(["--long"] if options.long else []),
+            *(["--edge", options.edge] if options.edge else []),
+        ]
+    )
     report = Report(command, options.seed, results)
     report.write(folder)
     _show(report.markdown())
@@ -50,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.is_good else 1
 
 
-def _run(name: str, folder: Path, seed: int, *, long: bool) -> Result:
+def _run(name: str, folder: Path, seed: int, edge: str | None, *, long: bool) -> Result:
     """Runs one scenario, and checks what it wrote down."""
     scenario, story = SCENARIOS[name]
     folder.mkdir()
     file, started, problem = folder / "history.jsonl", time.monotonic(), None
     with history.History(file) as written:
-        drill = Drill(name, folder, written, Random(f"{seed} {name}"), long, _show)
+        drill = Drill(name, folder, written, Random(f"{seed} {name}"), long, _show, edge)
         try:
             asyncio.run(scenario(drill))
         except Exception as error:

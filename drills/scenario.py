@@ -30,6 +30,7 @@ class Drill:
         random: the only source of chance, from the seed.
         long: whether there is time for the full size that docs/promises.md reports, or for a short one.
         show: tells a person how far it is.
+        edge: what serves in the gateways; None: what they choose.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Drill:
     random: Random
     long: bool
     show: Callable[[str], None]
+    edge: str | None = None
     bars: list[Bar] = field(default_factory=list)
     figures: dict[str, float | int | str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)

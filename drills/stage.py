@@ -153,7 +153,7 @@ async def set_up(
         drops_finished=drops_finished,
         settings={name: str(value) for name, value in chosen.items()},
     )
-    cluster = Cluster(drill.folder, drill.history, {**COMMON, **(common or {})}, changes, **chosen)
+    cluster = Cluster(drill.folder, drill.history, {**COMMON, **(common or {})}, changes, edge=drill.edge, **chosen)
     stage = Stage(drill, cluster)
     try:
         await stage.start()

@@ -34,7 +34,6 @@ class Tokenrelay:
         folder: for Redis' data and the processes' output.
         core: for all of our processes, if vLLM's are pinned to `engine_core`; None: nothing is pinned.
         environment: variables for all of our processes.
-        edge: what serves in a gateway; None: its default.
         connections: of each client to each gateway.
         settings: as for `make up`.
     """
@@ -49,7 +48,6 @@ class Tokenrelay:
         engine_core: int | None = None,
         tracing: bool = False,
         environment: Mapping[str, str] | None = None,
-        edge: str | None = None,
         connections: int = 1,
         **settings: object,
     ) -> None:
@@ -65,8 +63,6 @@ class Tokenrelay:
                 continue
             # As where it is deployed: logs for programs, and spans exported as seldom as the SDK does by itself.
             variables = {**process.environment, "TOKENRELAY_LOG_FORMAT": "json", **(environment or {})}
-            if edge is not None:
-                variables["TOKENRELAY_EDGE"] = edge
             left_out = "OTEL_BSP_" if tracing else "OTEL_"
             variables = {name: value for name, value in variables.items() if not name.startswith(left_out)}
             if engine_core is not None:

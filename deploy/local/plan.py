@@ -151,6 +151,8 @@ def _gateway(settings: StackSettings, number: int) -> Process:
             "TOKENRELAY_TLS_KEY": str(settings.tls_files.key),
             "GRPC_VERBOSITY": "NONE",  # else gRPC writes a line of its own about each handshake that fails
         }
+    if settings.edge is not None:
+        environment["TOKENRELAY_EDGE"] = settings.edge
     return Process(f"gateway-{number + 1}", _python("gateway"), (port, metrics), 40, environment)
 
 

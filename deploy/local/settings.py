@@ -72,6 +72,9 @@ class StackSettings(BaseModel):
         DEFAULT_PORT, description="the first gateway's port; the stack's other ports follow it"
     )
     redis_url: RedisUrl | None = Field(None, description="a Redis that runs already; unset: the stack starts one of its own")
+    edge: Literal["envoy", "grpcio"] | None = Field(
+        None, description="what serves in the gateways; unset: the gateways' default"
+    )
     tls: bool = Field(False, description="whether the gateways speak TLS, with a certificate that is made for localhost")
     state: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         ROOT / ".tokenrelay", description="folder of logs, Redis' data and certificates"

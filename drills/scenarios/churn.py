@@ -126,7 +126,9 @@ class Churn:
 
 async def run(drill: Drill) -> None:
     generations = 50_000 if drill.long else 3_000
-    cluster = Cluster(drill.folder, drill.history, SETTINGS, engine="simulated", model="drill", gateways=1, workers=1)
+    cluster = Cluster(
+        drill.folder, drill.history, SETTINGS, engine="simulated", model="drill", edge=drill.edge, gateways=1, workers=1
+    )
     client = redis.Redis(port=cluster.redis_port)
     churn = Churn(cluster.targets[0], drill.random)
     try:

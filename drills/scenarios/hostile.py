@@ -82,7 +82,9 @@ class Users:
 
 async def run(drill: Drill) -> None:
     requests = 100_000 if drill.long else 10_000
-    cluster = Cluster(drill.folder, drill.history, SETTINGS, engine="simulated", model="drill", gateways=1, workers=1)
+    cluster = Cluster(
+        drill.folder, drill.history, SETTINGS, engine="simulated", model="drill", edge=drill.edge, gateways=1, workers=1
+    )
     client = redis.Redis(port=cluster.redis_port)
     try:
         cluster.start()

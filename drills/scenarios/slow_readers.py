@@ -72,7 +72,9 @@ async def run(drill: Drill) -> None:
         "TOKENRELAY_SIMULATED_SLOTS": "4096",
         "TOKENRELAY_RETENTION_SECONDS": "600",  # those that stop come back long after the end
     }
-    cluster = Cluster(drill.folder, drill.history, settings, engine="simulated", model="drill", gateways=1, workers=1)
+    cluster = Cluster(
+        drill.folder, drill.history, settings, engine="simulated", model="drill", edge=drill.edge, gateways=1, workers=1
+    )
     try:
         cluster.start()
         await cluster.wait_until_served()
