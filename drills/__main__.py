@@ -1,4 +1,4 @@
-"""Runs drills and writes their report: `python -m drills [NAME...] [--long] [--seed N]`; exit status 1 if one failed."""
+"""Runs drills and writes their report: `python -m drills [NAME...] [--long] [--edge E] [--seed N]`; status 1 if one failed."""
 
 import argparse
 import asyncio

@@ -56,7 +56,8 @@ class Result:
 def result_of(drill: Drill, story: str, seed: str, seconds: float, events: Iterable[Event]) -> Result:
     """Counts what a history holds."""
     result = Result(drill.name, story, seed, round(seconds, 1), bars=drill.bars, figures=drill.figures)
-    result.command = f"python -m drills {drill.name} --seed {seed}{' --long' if drill.long else ''}"
+    size, edge = " --long" if drill.long else "", f" --edge {drill.edge}" if drill.edge else ""
+    result.command = f"python -m drills {drill.name} --seed {seed}{size}{edge}"
     result.at = datetime.now(UTC).isoformat(timespec="minutes")
     faults: Counter[str] = Counter()
     generations = set()

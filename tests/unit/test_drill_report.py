@@ -21,9 +21,9 @@ EVENTS: list[Event] = [
 ]
 
 
-def result(tmp_path: Path, name: str = "kills") -> Result:
+def result(tmp_path: Path, name: str = "kills", edge: str | None = None) -> Result:
     with History(tmp_path / "history.jsonl") as history:
-        drill = Drill(name, tmp_path, history, Random(1), True, lambda _: None)
+        drill = Drill(name, tmp_path, history, Random(1), True, lambda _: None, edge)
     drill.judge("errors", seen="1", wanted="0", held=False)
     return result_of(drill, "What happens.", "1", 2.0, EVENTS)
 
@@ -32,6 +32,11 @@ def test_a_history_is_counted(tmp_path: Path) -> None:
     found = result(tmp_path)
     assert (found.calls, found.generations, found.tokens, found.taken_over) == (1, 1, 3, 1)
     assert found.faults == {"kill -9": 2}
+
+
+def test_the_command_of_a_result_makes_it_again(tmp_path: Path) -> None:
+    assert result(tmp_path).command == "python -m drills kills --seed 1 --long"
+    assert result(tmp_path, edge="envoy").command == "python -m drills kills --seed 1 --long --edge envoy"
 
 
 def test_a_missed_bar_and_a_violation_are_told(tmp_path: Path) -> None:
