@@ -1,4 +1,4 @@
-"""Tracing: the OpenTelemetry SDK, set up once per process, and spans with given instants.
+"""Tracing: set up once per process as OpenTelemetry's variables say, and spans with given instants.
 
 Without an endpoint nothing is set up and every span is a no-op. Instants are given by us because most hops are known
 only when they are over, from the engine's or Redis' clock.
@@ -7,43 +7,45 @@ only when they are over, from the engine's or Redis' clock.
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tokenrelay import conventions
 from tokenrelay.settings import ProcessSettings
+from tokenrelay.spans.encoding import Encoder
+from tokenrelay.spans.recorded import Attributes
+from tokenrelay.spans.recorder import Recorder
 from tokenrelay.start_up import SettingError
 
 LAST_EXPORT_SECONDS = 2.0  # for the spans that wait when a process ends
 SPANS_WAITING = 65_536  # spans that may wait for export; more are dropped and counted by the SDK
+SCOPE = "tokenrelay"
 
 HEADERS_LOGGER = "opentelemetry.util.re"  # the SDK's, for headers that it cannot read
 
 log = logging.getLogger(__name__)  # the client's command line has no structlog
 
 _propagator = TraceContextTextMapPropagator()
-Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Tracing:
-    """A process' tracer, and its end."""
+    """A process' spans; none are recorded if it has no recorder."""
 
-    tracer: Tracer
-    provider: TracerProvider | None = None
+    recorder: Recorder | None = None
 
     @property
     def enabled(self) -> bool:
-        return self.provider is not None
+        return self.recorder is not None
 
     def span(
         self,
@@ -56,8 +58,10 @@ class Tracing:
         links: Sequence[Link] = (),
     ) -> Span:
         """Starts a span; the instant is in nanoseconds since the epoch, now if None."""
-        return self.tracer.start_span(
-            name, context=parent or Context(), kind=kind, start_time=start_ns, attributes=attributes, links=links
+        if self.recorder is None:
+            return INVALID_SPAN
+        return self.recorder.begin(
+            name, parent=parent or Context(), kind=kind, start_ns=start_ns, attributes=attributes, links=links
         )
 
     def past_span(
@@ -69,11 +73,11 @@ class Tracing:
 
     def shut_down(self) -> None:
         """Exports what waits, for a bounded time, then ends."""
-        if self.provider is None:
+        if self.recorder is None:
             return
         # On a thread that may be left behind: the SDK waits up to half a minute for a collector that does not answer, and
         # the process would be as late with its exit.
-        ending = threading.Thread(target=self.provider.shutdown, name="last spans", daemon=True)
+        ending = threading.Thread(target=self.recorder.shut_down, name="last spans", daemon=True)
         ending.start()
         ending.join(LAST_EXPORT_SECONDS)
         if ending.is_alive():
@@ -81,7 +85,7 @@ class Tracing:
 
 
 def set_up(service: str, instance: str, settings: ProcessSettings) -> Tracing:
-    """Returns a process' tracing, off if no endpoint is set.
+    """Returns a server's tracing, off if no endpoint is set.
 
     Args:
         service: becomes service.name unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise.
@@ -92,27 +96,47 @@ def set_up(service: str, instance: str, settings: ProcessSettings) -> Tracing:
         SettingError: the exporter refuses what the environment says.
     """
     if not settings.tracing:
-        return Tracing(NoOpTracer())
+        return Tracing()
+    resource = _resource(service, instance)
+    encoder = Encoder(resource, SCOPE, SpanLimits())
+    module = import_module(f"tokenrelay.spans.over_{_protocol(settings)}")
+    processor = _processor(lambda: module.Exporter(encoder))
+    return Tracing(Recorder(TracerProvider(resource=resource, shutdown_on_exit=False), processor, encoder))
+
+
+def provider(service: str, instance: str, settings: ProcessSettings) -> TracerProvider | None:
+    """Returns the SDK's own, for a program with few spans, which it begins through OpenTelemetry; None if tracing is off.
+
+    The arguments and what it raises are those of `set_up`.
+    """
+    if not settings.tracing:
+        return None
+    module = import_module(f"opentelemetry.exporter.otlp.proto.{_protocol(settings)}.trace_exporter")
+    made = TracerProvider(resource=_resource(service, instance), shutdown_on_exit=False)
+    made.add_span_processor(_processor(module.OTLPSpanExporter))
+    return made
+
+
+def _resource(service: str, instance: str) -> Resource:
     named = {"service.name": service, "service.instance.id": instance, "service.namespace": "tokenrelay"}
-    from_environment = Resource.create().attributes
-    if str(from_environment.get("service.name", "")).startswith("unknown_service"):
-        from_environment = {name: value for name, value in from_environment.items() if name != "service.name"}
-    provider = TracerProvider(resource=Resource({**named, **from_environment}), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(_exporter(settings), max_queue_size=SPANS_WAITING))
-    return Tracing(provider.get_tracer("tokenrelay"), provider)
+    # What the SDK makes up where the environment says nothing, a random instance among it, does not count.
+    from_environment = OTELResourceDetector().detect().attributes
+    return Resource.create({**named, **from_environment})
 
 
-def _exporter(settings: ProcessSettings) -> SpanExporter:
-    """Returns the OTLP exporter of the chosen protocol; it reads the other OTEL_EXPORTER_OTLP_* variables itself."""
-    protocol = "grpc" if settings.tracing_protocol == "grpc" else "http"
-    module = import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter")
+def _protocol(settings: ProcessSettings) -> str:
+    return "grpc" if settings.tracing_protocol == "grpc" else "http"
+
+
+def _processor(make_exporter: Callable[[], SpanExporter]) -> BatchSpanProcessor:
+    """Returns the queue of an OTLP exporter, which reads the other OTEL_EXPORTER_OTLP_* variables itself."""
     logging.getLogger(HEADERS_LOGGER).addFilter(_hide_headers)
     try:
-        exporter: SpanExporter = module.OTLPSpanExporter()
+        exporter = make_exporter()
     except Exception as error:
         # Of any kind: what it raises for a compression, a certificate or a header that it does not take is its own affair.
         raise SettingError("OTEL_EXPORTER_OTLP_*", f"the exporter refuses them: {type(error).__name__}: {error}") from error
-    return exporter
+    return BatchSpanProcessor(exporter, max_queue_size=SPANS_WAITING)
 
 
 def _hide_headers(record: logging.LogRecord) -> bool:
@@ -138,6 +162,8 @@ def traceparent_of(context: Context) -> str:
 
 def context_of(text: str) -> Context:
     """Returns the context that a traceparent stands for, or what `joined` made; empty if it is empty or malformed."""
+    if not text:
+        return Context()
     traceparent, _, tracestate = text.partition("\n")
     return _propagator.extract({"traceparent": traceparent, "tracestate": tracestate}, Context())
 

@@ -65,13 +65,13 @@ def start(
     tls = _tls(configuration, use_tls, Tls(ca=tls_ca, certificate=tls_certificate, key=tls_key))
     context.obj = Session(configuration, target or configuration.targets, tls)
     try:
-        exported = telemetry.set_up("tokenrelay-client", "command-line", configuration)
+        provider = telemetry.provider("tokenrelay-client", "command-line", configuration)
     except SettingError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(SettingError.status) from error
-    if exported.provider is not None:
-        trace.set_tracer_provider(exported.provider)
-        context.call_on_close(lambda: within(EXPORT_SECONDS, exported.shut_down))
+    if provider is not None:
+        trace.set_tracer_provider(provider)
+        context.call_on_close(lambda: within(EXPORT_SECONDS, provider.shutdown))
 
 
 def _tls(configuration: CommandLineSettings, wanted: bool | None, given: Tls) -> Tls | None:

@@ -11,7 +11,6 @@ import grpc
 import pytest
 import structlog
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
 from deploy.local.trace_receiver import Traces, serve_queries
@@ -136,7 +135,6 @@ async def test_a_cancelled_stream_is_no_success(receiver: str, stack: Stack) -> 
 async def test_nothing_is_set_up_without_an_endpoint(served: Served) -> None:
     tracing = served.gateway.application._readers._reports._tracing
     assert not tracing.enabled
-    assert not isinstance(tracing.tracer, TracerProvider)
     span = tracing.span("x", kind=SpanKind.SERVER)
     assert not span.is_recording()
 
