@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 KEPT_TRACES = 1000
@@ -24,7 +25,7 @@ class Traces(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc]
     """The last traces, by id."""
 
     def __init__(self) -> None:
-        self._spans: OrderedDict[str, list[trace_pb2.ResourceSpans]] = OrderedDict()
+        self._spans: OrderedDict[str, list[tuple[resource_pb2.Resource, trace_pb2.Span]]] = OrderedDict()
         self._lock = threading.Lock()
 
     async def Export(  # noqa: N802  # gRPC names it
@@ -32,27 +33,23 @@ class Traces(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc]
         request: trace_service_pb2.ExportTraceServiceRequest,
         context: Any,  # noqa: ARG002
     ) -> trace_service_pb2.ExportTraceServiceResponse:
-        for resource in request.resource_spans:
-            for scope in resource.scope_spans:
-                for span in scope.spans:
-                    self._keep(span.trace_id.hex(), resource, span)
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-    def _keep(self, trace_id: str, resource: trace_pb2.ResourceSpans, span: trace_pb2.Span) -> None:
-        kept = trace_pb2.ResourceSpans(resource=resource.resource)
-        kept.scope_spans.add().spans.append(span)
         with self._lock:
-            self._spans.setdefault(trace_id, []).append(kept)
+            for described in request.resource_spans:
+                resource = described.resource
+                for scope in described.scope_spans:
+                    for span in scope.spans:
+                        self._spans.setdefault(span.trace_id.hex(), []).append((resource, span))
             while len(self._spans) > KEPT_TRACES:
                 self._spans.popitem(last=False)
+        return trace_service_pb2.ExportTraceServiceResponse()
 
     def as_json(self, trace_id: str) -> dict[str, Any] | None:
         """Returns a trace as OTLP's JSON, whose ids are hexadecimal; None if it is not kept."""
         with self._lock:
-            kept = self._spans.get(trace_id)
-            if kept is None:
-                return None
-            traces = MessageToDict(trace_pb2.TracesData(resource_spans=kept))
+            kept = list(self._spans.get(trace_id, ()))
+        if not kept:
+            return None
+        traces = MessageToDict(trace_pb2.TracesData(resource_spans=[_alone(resource, span) for resource, span in kept]))
         for resource in traces["resourceSpans"]:
             for scope in resource["scopeSpans"]:
                 for span in scope["spans"]:
@@ -60,6 +57,11 @@ class Traces(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc]
                         if name in span:
                             span[name] = b64decode(span[name]).hex()
         return {"result": traces}
+
+
+def _alone(resource: resource_pb2.Resource, span: trace_pb2.Span) -> trace_pb2.ResourceSpans:
+    """Returns a span with what it is of."""
+    return trace_pb2.ResourceSpans(resource=resource, scope_spans=[trace_pb2.ScopeSpans(spans=[span])])
 
 
 def serve_queries(traces: Traces, host: str, port: int) -> ThreadingHTTPServer:
