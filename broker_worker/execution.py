@@ -15,6 +15,7 @@ from tokenrelay.clock import PeerClock
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.errors import DataLossError, TokenrelayError
 from tokenrelay.status import to_status
+from tokenrelay.store.entries import EntryWriter
 from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import Append, Finish, LogItem
@@ -57,6 +58,7 @@ class Execution:
             wrote it.
         deadline: the timer that ends it; None if it has no deadline.
         texts: what this attempt has put out, by index, if prompts and outputs may be logged; else None.
+        entries: writes this attempt's log entries.
     """
 
     key: int
@@ -72,6 +74,10 @@ class Execution:
     first_logged_us: int | None = None
     deadline: TimerHandle | None = field(default=None)
     texts: dict[int, str] | None = None
+    entries: EntryWriter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.entries = EntryWriter(self.record.generation_id, self.record.epoch)
 
     @property
     def generation_id(self) -> str:
@@ -120,22 +126,15 @@ class Execution:
 
     def append(self, output: engine_service_pb2.Output) -> Append:
         """Returns the log entry of an output, and moves on."""
-        entry = store_pb2.LogEntry(
-            delta=output.delta, token_count=output.token_count, index=output.index, epoch=self.record.epoch
-        )
-        if output.HasField("end"):
-            entry.end.CopyFrom(output.end)
         if self.texts is not None:
             text = generation_pb2.Delta.FromString(output.delta).text
             self.texts[output.index] = self.texts.get(output.index, "") + text
-        before, self.last = self.last, self.last + output.token_count
-        return Append(
-            generation_id=self.generation_id,
-            fence=self.fence,
-            before=before,
-            after=self.last,
-            entry=entry.SerializeToString(),
+        entry = self.entries.log_entry(
+            output.delta, output.token_count, output.index, output.end if output.HasField("end") else None
         )
+        before, self.last = self.last, self.last + output.token_count
+        feed = self.entries.feed_entry(self.last, entry)
+        return Append(self.record.generation_id, self.fence, before, self.last, feed, len(entry))
 
     def good_finish(self, summary: engine_service_pb2.EngineSummary, engine: PeerClock, store: PeerClock) -> Finish:
         """Returns the end of a generation that went well."""

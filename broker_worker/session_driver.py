@@ -10,7 +10,7 @@ import structlog
 
 from broker_worker.endings import FAILED, Endings
 from broker_worker.engine_link import EngineSession
-from broker_worker.execution import Execution, emitted_so_far
+from broker_worker.execution import Execution, State, emitted_so_far
 from broker_worker.reports import Reports
 from broker_worker.roster import Roster
 from tokenrelay.clock import PeerClock
@@ -38,7 +38,8 @@ log = structlog.get_logger(__name__)
 class Frame:
     """What a frame from the engine asks for: tokens to append, generations to finish, generations that the engine gave back."""
 
-    appends: list[tuple[Execution, Append]] = field(default_factory=list)
+    appending: list[Execution] = field(default_factory=list)
+    appends: list[Append] = field(default_factory=list)  # of the executions above, in their order
     finishes: list[tuple[Execution, Finish]] = field(default_factory=list)
     given_back: list[Execution] = field(default_factory=list)
 
@@ -179,10 +180,12 @@ class SessionDriver:
             # Sorted under the lock: before it, a generation might still end, and its log's end would not be known.
             frame = self._sort(outputs)
             started = time.monotonic()
-            written = await self._store.write([append for _, append in frame.appends], [finish for _, finish in frame.finishes])
+            written = await self._store.write(frame.appends, [finish for _, finish in frame.finishes])
             self._measure(frame, time.monotonic() - started)
-            for (execution, _), outcome in zip(frame.appends, written.appended, strict=True):
-                self._judge_append(execution, outcome, written.at_us)
+            for execution, outcome in zip(frame.appending, written.appended, strict=True):
+                # Asked here, since it is the answer for nearly every token.
+                if outcome is not Outcome.OK or execution.state is not State.PROVEN:
+                    self._judge_append(execution, outcome, written.at_us)
             for (execution, finish), outcome in zip(frame.finishes, written.finished, strict=True):
                 self.endings.judge(execution, finish, outcome, written.at_us)
         if frame.given_back:
@@ -197,7 +200,8 @@ class SessionDriver:
             if execution is None:
                 continue  # cancelled meanwhile
             if output.token_count:
-                frame.appends.append((execution, execution.append(output)))
+                frame.appending.append(execution)
+                frame.appends.append(execution.append(output))
             self._sort_outcome(execution, output, frame)
         return frame
 
@@ -217,7 +221,7 @@ class SessionDriver:
                 frame.finishes.append((execution, execution.bad_finish(FAILED, error, store_clock)))
 
     def _measure(self, frame: Frame, seconds: float) -> None:
-        tokens = sum(append.after - append.before for _, append in frame.appends)
+        tokens = sum([append.after - append.before for append in frame.appends])
         self._metrics.append.observe(seconds)
         self._metrics.frame_tokens.observe(tokens)
         self._metrics.tokens.inc(tokens)

@@ -9,13 +9,13 @@ from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import LogItem
 from tokenrelay.v1 import generation_pb2
+from tokenrelay.wire import varint
 
 # Tags of the wire format: field number * 8 + 2 for bytes, + 0 for numbers.
 EVENT = b"\x0a"  # GenerateStreamResponse.event and AttachGenerationResponse.event
 SEQUENCE = b"\x08"  # GenerationEvent.sequence
 DELTA = b"\x1a"  # GenerationEvent.delta
 MERGED_BYTES = 1024 * 1024  # what deltas have together that become one; gRPC's stubs take messages of 4 MiB
-ONE_BYTE = [bytes([number]) for number in range(0x80)]
 
 
 def accepted(generation_id: str, sequence: int) -> bytes:
@@ -84,23 +84,12 @@ def finished(sequence: int, terminal: store_pb2.Terminal, attempts: int, trace_i
 
 def _delta_response(sequence: int, delta: bytes) -> bytes:
     """Wraps a delta's bytes without parsing them."""
-    event = SEQUENCE + _varint(sequence) + DELTA + _varint(len(delta)) + delta
+    event = SEQUENCE + varint(sequence) + DELTA + varint(len(delta)) + delta
     return _response(event)
 
 
 def _response(event: bytes) -> bytes:
-    return EVENT + _varint(len(event)) + event
-
-
-def _varint(number: int) -> bytes:
-    if number <= 0x7F:
-        return ONE_BYTE[number]
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return EVENT + varint(len(event)) + event
 
 
 def generation(record: Record, items: Sequence[LogItem], times: generation_pb2.Timings | None) -> generation_pb2.Generation:

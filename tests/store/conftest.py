@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from tokenrelay.metrics import ReaperMetrics
 from tokenrelay.store import keys
 from tokenrelay.store.assembly import Store, assemble
+from tokenrelay.store.entries import EntryWriter
 from tokenrelay.store.reaper import Reaper
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.v1 import store_pb2
@@ -32,6 +33,12 @@ def submission(**changes: object) -> Submission:
         "grace_ms": 0,
     }
     return Submission(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def append_of(generation_id: str, fence: str, before: int, after: int, entry: bytes) -> Append:
+    """Returns what appends a log entry."""
+    feed = EntryWriter(generation_id, epoch=1).feed_entry(after, entry)
+    return Append(generation_id, fence, before, after, feed, len(entry))
 
 
 @dataclass
@@ -65,7 +72,7 @@ class Bench:
     async def append(self, claim: Claim, before: int, after: int, text: str = "x") -> Outcome:
         delta = generation_pb2.Delta(text=text, token_ids=range(before, after)).SerializeToString()
         entry = store_pb2.LogEntry(delta=delta, token_count=after - before, epoch=claim.epoch).SerializeToString()
-        written = await self.store.attempts.write([Append(claim.record.generation_id, claim.fence, before, after, entry)])
+        written = await self.store.attempts.write([append_of(claim.record.generation_id, claim.fence, before, after, entry)])
         return written.appended[0]
 
     async def finish(self, claim: Claim, last: int) -> Outcome:

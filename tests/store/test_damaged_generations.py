@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from tests.store.conftest import MODEL, Bench
+from tests.store.conftest import MODEL, Bench, append_of
 from tests.support.waiting import eventually
 from tokenrelay.errors import DataLossError, GenerationNotFoundError
 from tokenrelay.store import keys
 from tokenrelay.store.feed import Feed
 from tokenrelay.store.log import Extent
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import Append, Claim, Finish, Outcome, Requeue
+from tokenrelay.store.values import Claim, Finish, Outcome, Requeue
 from tokenrelay.v1 import generation_pb2
 
 
@@ -164,7 +164,7 @@ async def test_one_damaged_generation_does_not_fail_a_frame(bench: Bench, damage
     claims = [await bench.take() for _ in names]
     await damage(bench.client, names[1])
     entry = store_pb2.LogEntry(token_count=1).SerializeToString()
-    appends = [Append(claim.record.generation_id, claim.fence, 0, 1, entry) for claim in claims]
+    appends = [append_of(claim.record.generation_id, claim.fence, 0, 1, entry) for claim in claims]
     written = await bench.store.attempts.write(appends)
     assert written.appended == [Outcome.OK, Outcome.FENCED, Outcome.OK]
     owned = [(claim.record.generation_id, claim.fence) for claim in claims]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from tests.store.conftest import MODEL, SPEC, Bench, submission
+from tests.store.conftest import MODEL, SPEC, Bench, append_of, submission
 from tests.support.waiting import eventually
 from tokenrelay.errors import (
     GenerationNotFoundError,
@@ -18,7 +18,7 @@ from tokenrelay.store import keys
 from tokenrelay.store.assembly import assemble
 from tokenrelay.store.redis import streams as streams_module
 from tokenrelay.store.v1 import store_pb2
-from tokenrelay.store.values import Append, Claim, Depth, Outcome, Requeue, StoreLimits
+from tokenrelay.store.values import Claim, Depth, Outcome, Requeue, StoreLimits
 from tokenrelay.v1 import generation_pb2
 
 
@@ -175,7 +175,7 @@ async def test_one_stale_item_does_not_fail_a_frame(bench: Bench) -> None:
     claims = [await bench.take() for _ in range(3)]
     entry = store_pb2.LogEntry(token_count=1).SerializeToString()
     fences = [claims[0].fence, "9:stale", claims[2].fence]
-    frame = [Append(generation_id, fence, 0, 1, entry) for generation_id, fence in zip(ids, fences, strict=True)]
+    frame = [append_of(generation_id, fence, 0, 1, entry) for generation_id, fence in zip(ids, fences, strict=True)]
     assert (await bench.store.attempts.write(frame)).appended == [Outcome.OK, Outcome.FENCED, Outcome.OK]
 
 

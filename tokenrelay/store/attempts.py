@@ -10,7 +10,7 @@ from tokenrelay.errors import DataLossError
 from tokenrelay.store import ends, terminals
 from tokenrelay.store.records import Record, as_mapping
 from tokenrelay.store.redis.scripts import ScriptCall
-from tokenrelay.store.scripting import NamedScript, Scripts, in_order
+from tokenrelay.store.scripting import NamedScript, Scripts, exceptions, in_order
 from tokenrelay.store.values import (
     DAMAGED,
     Append,
@@ -99,24 +99,15 @@ class Attempts:
         """Appends a frame, then ends owned generations, over one round trip."""
         if not appends and not finishes:
             return WriteResults([], [], 0)
-        # Plain mappings with the script's names: this is done for every token.
-        appending = self._scripts.batches(
-            self._append,
-            {"lease_ms": self._lease_ms},
-            [
-                {"id": one.generation_id, "fence": one.fence, "before": one.before, "after": one.after, "entry": one.entry}
-                for one in appends
-            ],
-        )
+        appending = self._scripts.batches_of_rows(self._append, {"lease_ms": self._lease_ms}, appends)
         finishing = self._scripts.batches(
             self._finish, {"retention_ms": self._retention_ms}, [_finish_item(one) for one in finishes]
         )
         replies = await self._connection.run_together([batch.call for batch in (*appending, *finishing)])
-        return WriteResults(
-            _outcomes(appends, in_order(appending, replies[: len(appending)])),
-            _outcomes(finishes, in_order(finishing, replies[len(appending) :])),
-            replies[-1].at_us,
-        )
+        appended = [Outcome.OK] * len(appends)
+        for position, reply in exceptions(appending, replies[: len(appending)]):
+            appended[position] = outcome_of(reply, appends[position].generation_id)
+        return WriteResults(appended, _outcomes(finishes, in_order(finishing, replies[len(appending) :])), replies[-1].at_us)
 
     async def renew(self, owned: Sequence[tuple[str, str]]) -> list[Outcome]:
         """Renews the leases on generations, each with its fence."""
@@ -135,7 +126,7 @@ class Attempts:
         return _outcomes(owned, replies)
 
 
-def _outcomes(items: Sequence[Append | Finish | Requeue], replies: Sequence[bytes]) -> list[Outcome]:
+def _outcomes(items: Sequence[Finish | Requeue], replies: Sequence[bytes]) -> list[Outcome]:
     return [outcome_of(reply, item.generation_id) for item, reply in zip(items, replies, strict=True)]
 
 

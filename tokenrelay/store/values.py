@@ -116,13 +116,20 @@ class Elsewhere(NamedTuple):
 
 
 class Append(NamedTuple):
-    """A log entry to append, a serialized LogEntry; sequences before and after it."""
+    """A log entry to append; its fields are the arguments that append.lua names.
+
+    Attributes:
+        before, after: the log's sequences before and after it.
+        feed: what readers get, one of the entries of a serialized FeedFrame, which ends with the LogEntry.
+        size: of the LogEntry, in bytes.
+    """
 
     generation_id: str
     fence: str
     before: int
     after: int
-    entry: bytes
+    feed: bytes
+    size: int
 
 
 class Finish(NamedTuple):

@@ -1,9 +1,11 @@
 -- Appends a frame: entries of many generations, each checked against its generation's fence on its own.
 --
 -- Arguments: lease_ms number
--- An entry is a tokenrelay.store.v1.LogEntry; before and after are the log's sequences before and after it.
--- Replies {now in microseconds, one of these per entry...}:
---   OK         it is in the log, by this call or by an earlier one; the lease is renewed
+-- feed is one of a FeedFrame's entries, as readers get it; its last `size` bytes are the tokenrelay.store.v1.LogEntry. before
+-- and after are the log's sequences before and after it.
+-- Replies {now in microseconds, the item's number from 1, what became of it, another item's number...}. An item that is not
+-- named is OK:
+--   OK         it is in the log, by this call or by an earlier one; a third of its lease at most has passed
 --   CANCEL     the same, and the generation is to be cancelled
 --   FENCED     another worker owns the generation, or it is terminal or gone; nothing was written
 --   GAP        the log does not stand at the sequence before; nothing was written
@@ -11,7 +13,9 @@
 -- This runs for every token, so it reads by position, formats the instants once, and looks closer only where it must.
 local feeds = {}
 local lease_end, now_us = digits(NOW + lease_ms), digits(NOW_US)
-local call, match = redis.call, string.match
+-- Owners renew by themselves. A lease is renewed here only when that has not come in time, because each field costs a write.
+local renewal_due = NOW + lease_ms * 2 / 3
+local call, match, sub, number = redis.call, string.match, string.sub, tonumber
 allow_out_of_memory()
 
 local function feed_to(gateway, entry)
@@ -23,46 +27,51 @@ local function feed_to(gateway, entry)
     end
 end
 
-local function publish(readers, id, after, entry)
-    local feed = feed_entry(id, tonumber(after), LOG_ENTRY, entry)
-    local only = match(readers, '^([^ =!]+)=%d+$')
-    if only then return feed_to(only, feed) end
+local known_readers, known_gateway  -- of the item before: mostly, all have one reader at the same gateway
+local function publish(readers, entry)
+    if readers ~= known_readers then
+        known_readers, known_gateway = readers, match(readers, '^([^ =!]+)=%d+$')
+    end
+    if known_gateway then return feed_to(known_gateway, entry) end
     for gateway in each_reader(readers) do
-        if string.sub(gateway, -1) ~= '!' then feed_to(gateway, feed) end
+        if sub(gateway, -1) ~= '!' then feed_to(gateway, entry) end
     end
 end
 
-local function each(id, fence, before, after, entry)
-    local key = record_key(id)
-    local record = call('HMGET', key, 'state', 'fence', 'last', 'watchers', 'cancelled', 'cancel_at', 'engine_deaths')
-    local last = record[3]
+local function each(generation_id, fence, before, after, feed, size)
+    local key = record_key(generation_id)
+    local record = call('HMGET', key, 'lease', 'fence', 'last', 'watchers', 'cancelled', 'cancel_at', 'engine_deaths')
+    local lease, last = record[1], record[3]
     if record[2] ~= fence then return 'FENCED' end
-    if record[1] ~= RUNNING_TEXT then
-        -- The retry of a call that also ended the generation.
-        return tonumber(last) >= tonumber(after) and 'OK' or 'FENCED'
+    -- What has ended keeps its fence and has no lease any more. Then this is the retry of a call that also ended it.
+    if not lease and call('HGET', key, 'state') ~= RUNNING_TEXT then
+        return number(last) >= number(after) and 'OK' or 'FENCED'
     end
     if last == before then
-        call('XADD', log_key(id), after .. '-0', 'e', entry)
+        call('XADD', log_key(generation_id), after .. '-0', 'e', sub(feed, -size))
+        lease = lease and number(lease)
         if before == '0' then
             call('HSET', key, 'last', after, 'lease', lease_end, 'appended_us', now_us, 'first_us', now_us)
+        elseif lease and lease >= renewal_due then
+            call('HSET', key, 'last', after, 'appended_us', now_us)
         else
             call('HSET', key, 'last', after, 'lease', lease_end, 'appended_us', now_us)
         end
         -- What gives tokens is no suspect any more.
         if record[7] then call('HDEL', key, 'engine_deaths') end
-        if record[4] and record[4] ~= '' then publish(record[4], id, after, entry) end
+        if record[4] and record[4] ~= '' then publish(record[4], feed) end
         local cancelled, cancel_at = record[5], record[6]
-        if not cancelled and not (cancel_at and tonumber(cancel_at) <= NOW) then return 'OK' end
-        return is_unwanted(id, {cancelled = cancelled or nil, cancel_at = cancel_at or nil}, lease_ms) and 'CANCEL' or 'OK'
+        if not cancelled and not (cancel_at and number(cancel_at) <= NOW) then return 'OK' end
+        return is_unwanted(generation_id, {cancelled = cancelled or nil, cancel_at = cancel_at or nil}, lease_ms) and 'CANCEL' or 'OK'
     end
-    if tonumber(last) >= tonumber(after) then
+    if number(last) >= number(after) then
         call('HSET', key, 'lease', lease_end)
         return 'OK'
     end
     return 'GAP'
 end
 
-local replies = for_each(each)
+local replies = all_but(each, 'OK')
 for gateway, feed in pairs(feeds) do
     call('PUBLISH', 'tokenrelay:feed:' .. gateway, table.concat(feed))
 end

@@ -86,7 +86,7 @@ local function allow_out_of_memory()
     redis.call('PERSIST', PREFIX .. 'nothing')
 end
 
--- Protobuf's wire format, as much as a tokenrelay.store.v1.FeedEntry needs.
+-- Protobuf's wire format, as much as a FeedEntry needs that brings a terminal record; those with tokens are made by the worker.
 local function varint(number)
     local out = ''
     while number >= 128 do
@@ -96,14 +96,13 @@ local function varint(number)
     return out .. string.char(number)
 end
 
-local LOG_ENTRY, TERMINAL = '\26', '\34'  -- tags of FeedEntry.log_entry and FeedEntry.terminal
-
--- The text of one FeedFrame.entries.
-local function feed_entry(id, sequence, tag, bytes)
-    local number, size = varint(sequence), varint(#bytes)
-    local instant = tag == TERMINAL and '\40' .. varint(NOW_US) or ''      -- FeedEntry.appended_us
-    local length = 4 + #id + #number + #size + #bytes + #instant            -- an id is shorter than 128 bytes
-    return '\10' .. varint(length) .. '\10' .. string.char(#id) .. id .. '\16' .. number .. tag .. size .. bytes .. instant
+-- The text of one FeedFrame.entries that brings a generation's end.
+local function feed_end(id, sequence, terminal)
+    local number, size = varint(sequence), varint(#terminal)
+    local instant = varint(NOW_US)
+    local length = 5 + #id + #number + #size + #terminal + #instant         -- an id is shorter than 128 bytes
+    return '\10' .. varint(length) .. '\10' .. string.char(#id) .. id .. '\16' .. number .. '\34' .. size .. terminal
+        .. '\40' .. instant
 end
 
 -- Readers are kept as "gateway=until gateway=until", until in milliseconds. One whose name ends in "!" wants the end only.
@@ -193,7 +192,7 @@ local function conclude(id, record, state, terminal, retention)
     on_shared('ZADD', FINISHED, NOW, id)
     remove_entry(record.queue, record.model, record.entry)
     if record.state == QUEUED then count_depth(record.model, -1, -tonumber(record.size)) end
-    publish_end(record.watchers, feed_entry(id, tonumber(record.last), TERMINAL, terminal))
+    publish_end(record.watchers, feed_end(id, tonumber(record.last), terminal))
 end
 
 -- Adds a queue entry and returns its id. A suspect's tells of the deaths, since it is to run alone.
