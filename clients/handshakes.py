@@ -49,8 +49,9 @@ EXPLANATIONS = (
 # What gRPC's text has when TLS itself failed, and not merely the connection.
 FAILED = ("SSL_ERROR_SSL", "Custom verification check failed", "Cannot check peer", "Failed to create security handshaker")
 
-# What it has when whoever listens has closed the connection, in lower case.
-LEFT = ("closed", "reset by peer", "broken pipe")
+# What it has when whoever listens has closed the connection, in lower case. The last one is all that it has of an alert that
+# comes after this side's handshake, as Envoy sends it.
+LEFT = ("closed", "reset by peer", "broken pipe", "unwrap failed")
 
 
 class ClosedEarlyError(UnavailableError):

@@ -69,6 +69,7 @@ def test_wrong_arguments_are_refused_at_once_and_named(files: Files, tmp_path: P
         ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Connection refused", UnavailableError),
         (CLOSED, ClosedEarlyError),
         ("failed to connect to all addresses; last error: UNKNOWN: recvmsg:Connection reset by peer", ClosedEarlyError),
+        ("failed to connect to all addresses; last error: UNAVAILABLE: Unwrap failed (TSI_DATA_CORRUPTED)", ClosedEarlyError),
         ("Socket closed", UnavailableError),  # in the middle of a call
         ("DNS resolution failed for nowhere:1", UnavailableError),
         (
