@@ -68,11 +68,13 @@ class GatewayApplication:
     Args:
         settings: all that it can be told.
         build: makes the server; see gateway.edge.
+        ends_tls: whether that server speaks TLS itself, if the settings ask for it; Envoy does it in front of ours.
     """
 
-    def __init__(self, settings: GatewaySettings, build: BuildServer = server.build) -> None:
+    def __init__(self, settings: GatewaySettings, build: BuildServer = server.build, *, ends_tls: bool = True) -> None:
         self._settings = settings
         self._build = build
+        self._ends_tls = ends_tls
         self._gateway_id = settings.gateway_id or f"{os.uname().nodename}:{settings.port}:{os.getpid()}"
         self._resources = AsyncExitStack()
         self._draining = False
@@ -92,7 +94,8 @@ class GatewayApplication:
         self._server = self._build(settings, SERVICES, Chain(tracing, metrics.CallMetrics(metrics_registry), settings))
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
-        self._certificates = Certificates(settings) if settings.tls_certificate is not None else None
+        with_tls = settings.tls_certificate is not None
+        self._certificates = Certificates(settings) if with_tls and self._ends_tls else None
         credentials = server_credentials.of(self._certificates) if self._certificates is not None else None
         self.port = await self._server.listen(settings.host, settings.port, credentials)
         self._resources.push_async_callback(self._server.stop, None)
@@ -101,7 +104,7 @@ class GatewayApplication:
             host=settings.host,
             port=self.port,
             gateway_id=self._gateway_id,
-            tls=self._certificates is not None,
+            tls=with_tls,
             client_certificates=settings.tls_client_ca is not None,
         )
         await self._wait_for_store()

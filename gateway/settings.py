@@ -13,7 +13,7 @@ class GatewaySettings(StoreSettings, TlsSettings, ServerSettings):
 
     port: Port = Field(50051, description="the port to listen on; 0: any free one")
     edge: Literal["envoy", "grpcio"] = Field(
-        "grpcio", description="which server takes the connections; envoy is new, and has no TLS yet"
+        "grpcio", description="which server takes the connections; envoy is new, and costs less CPU a token"
     )
     lame_duck_seconds: DelaySeconds = Field(
         1.0, description="how long a stopping gateway still serves new calls after its health has become NOT_SERVING"

@@ -7,17 +7,21 @@ import socket
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from gateway.edge import control, envoy_configuration, listening
 from gateway.edge.control import Control
+from gateway.edge.envoy_admin import Admin
 from gateway.edge.envoy_configuration import Place
 from gateway.edge.envoy_process import EnvoyProcess
+from gateway.edge.envoy_tls import KINDS, SecretRefusedError, Secrets
 from gateway.edge.installation import Installation, NotInstalledError
 from gateway.settings import GatewaySettings
 from tokenrelay import settings as all_settings
 from tokenrelay.lifecycle import FAILED
+from tokenrelay.serving.certificates import Certificates
 from tokenrelay.start_up import SettingError, StartUpError
 
 log = structlog.get_logger(__name__)
@@ -51,10 +55,11 @@ class EnvoyGateway:
         """Returns when the application is ready, as far as it ever waits.
 
         Raises:
-            SettingError: Envoy cannot run here, or cannot do what the settings ask for, or its address cannot be had.
+            SettingError: Envoy cannot run here, its address cannot be had, or a certificate cannot be used.
             NotStartedError: the application cannot start.
         """
-        installation = self._check()
+        installation = self._find()
+        self._certificates = Certificates(self._settings) if self._settings.tls_certificate is not None else None
         held = listening.hold(self._settings.host, self._settings.port)
         self._resources.callback(held.close)
         self.port = held.port
@@ -63,12 +68,9 @@ class EnvoyGateway:
         self._resources.callback(hearing.cancel)
         if not await self._happens(self._ready):
             raise NotStartedError("the gateway inside Envoy does not start; see above", self._status)
+        await self._check_certificate()
 
-    def _check(self) -> Installation:
-        if self._settings.tls_certificate is not None:
-            raise SettingError(
-                "TOKENRELAY_EDGE", "is envoy, which has no TLS yet; unset TOKENRELAY_TLS_CERTIFICATE, or use grpcio"
-            )
+    def _find(self) -> Installation:
         try:
             return Installation.find()
         except NotInstalledError as error:
@@ -76,14 +78,17 @@ class EnvoyGateway:
 
     async def _start_envoy(self, installation: Installation, held: listening.Held) -> EnvoyProcess:
         folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="tokenrelay-gateway-")))
+        self._admin = Admin(folder / "admin.sock")
+        self._secrets = Secrets(folder, self._admin.statistics)
         ours, envoys = socket.socketpair()
         told, tells = os.pipe()  # who has left: Envoy writes at one end, and the application in it reads at the other
         place = Place(
             address=held.address,
             port=held.port,
             module=installation.module,
-            admin=folder / "admin.sock",
+            admin=self._admin.path,
             departures=f"/proc/self/fd/{tells}",
+            transport_socket=self._transport_socket(),
         )
         configuration = folder / "envoy.json"
         configuration.write_text(json.dumps(envoy_configuration.configuration(self._settings, place)))
@@ -105,6 +110,20 @@ class EnvoyGateway:
         self._control = await Control.open(ours)
         self._resources.push_async_callback(self._control.close)
         return envoy
+
+    def _transport_socket(self) -> dict[str, Any] | None:
+        if self._certificates is None:
+            return None
+        self._secrets.write(self._certificates.current)
+        return self._secrets.transport_socket(self._certificates.current)
+
+    async def _check_certificate(self) -> None:
+        if self._certificates is None:
+            return
+        try:
+            await self._secrets.taken()
+        except SecretRefusedError:
+            raise SettingError("TOKENRELAY_TLS_CERTIFICATE", f"is of a kind that Envoy does not take; use {KINDS}") from None
 
     async def _hear(self) -> None:
         async for message in self._control.hear():
@@ -130,7 +149,12 @@ class EnvoyGateway:
         Raises:
             EnvoyEndedError: nobody asked for that.
         """
-        await self._happens(self._envoy.ended)
+        async with asyncio.TaskGroup() as tasks:
+            # Also while draining, since new connections come until the end.
+            watching = tasks.create_task(self._certificates.watch(self._secrets.replace)) if self._certificates else None
+            await self._happens(self._envoy.ended)
+            if watching is not None:
+                watching.cancel()
         if self._is_draining:
             return  # as it was told to; drain() sees to it
         raise EnvoyEndedError(self._envoy.how_it_ended if self._envoy.ended.is_set() else f"status {self._status}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.edge.departures import STREAM_HEADER
+from gateway.edge.envoy_tls import NODE
 from gateway.settings import GatewaySettings
 
 TYPES = "type.googleapis.com/envoy"
@@ -34,6 +35,7 @@ class Place:
         module: pyvoy's library.
         admin: the admin interface's Unix socket.
         departures: what Envoy opens to tell who has left; see gateway.edge.departures.
+        transport_socket: how connections are encrypted; None: not at all. See gateway.edge.envoy_tls.
     """
 
     address: str
@@ -41,11 +43,13 @@ class Place:
     module: Path
     admin: Path
     departures: str
+    transport_socket: dict[str, Any] | None = None
 
 
 def configuration(settings: GatewaySettings, place: Place) -> dict[str, Any]:
     """Returns what Envoy is started with; it can be written as JSON."""
     return {
+        "node": NODE,
         "admin": {"address": {"pipe": {"path": str(place.admin), "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(settings, place)]},
         "overload_manager": _connections(settings),
@@ -54,6 +58,8 @@ def configuration(settings: GatewaySettings, place: Place) -> dict[str, Any]:
 
 def _listener(settings: GatewaySettings, place: Place) -> dict[str, Any]:
     chain: dict[str, Any] = {"filters": [_extension("envoy.filters.network.http_connection_manager", _http(settings, place))]}
+    if place.transport_socket is not None:
+        chain["transport_socket"] = place.transport_socket
     return {
         "name": "gateway",
         "address": {"socket_address": {"address": place.address, "port_value": place.port}},

@@ -53,7 +53,7 @@ class Inside:
         departures.watch(settings.edge_departures)
         parent = await Control.open(socket.socket(fileno=settings.edge_control))
         server = self._server = AsgiServer(departures)
-        life = asyncio.create_task(_live(Announced(GatewayApplication(settings, server.build), parent), parent))
+        life = asyncio.create_task(_live(Announced(GatewayApplication(settings, server.build, ends_tls=False), parent), parent))
         listening = asyncio.create_task(server.listening.wait())
         await asyncio.wait({life, listening}, return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()

@@ -32,10 +32,15 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 class Gateway:
     """The parent process, and Envoy below it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, port: int, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
         self.process = process
         self.port = port
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.target = f"127.0.0.1:{port}"
+        self.channel = (
+            grpc.aio.secure_channel(self.target, credentials) if credentials else grpc.aio.insecure_channel(self.target)
+        )
         self.stub = generation_service_pb2_grpc.GenerationServiceStub(self.channel)
 
     async def serves(self) -> bool:
@@ -57,12 +62,12 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(stack: Stack, **values: object) -> AsyncIterator[Gateway]:
+async def running(stack: Stack, credentials: grpc.ChannelCredentials | None = None, **values: object) -> AsyncIterator[Gateway]:
     port = free_ports()
     given = GatewaySettings(redis_url=stack.redis_url, port=port, edge="envoy", lame_duck_seconds=0.0, **values)  # type: ignore[arg-type]
     environment = {**os.environ, **settings.environment(given)}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", env=environment)
-    gateway = Gateway(process, port)
+    gateway = Gateway(process, port, credentials)
     try:
         await eventually(gateway.serves, "the gateway serves")
         yield gateway
@@ -140,11 +145,6 @@ async def test_what_is_not_grpc_is_refused(gateway: Gateway) -> None:
         assert b"serves gRPC alone" in answer.read()
 
 
-async def test_tls_is_refused_as_long_as_it_is_not_there(stack: Stack) -> None:
-    given = GatewaySettings(redis_url=stack.redis_url, port=0, edge="envoy", tls_certificate="a", tls_key="b")
-    assert await ended(given) == (2, b"TOKENRELAY_EDGE: is envoy, which has no TLS yet")
-
-
 async def test_sigterm_drains_and_leaves_nothing_behind(gateway: Gateway) -> None:
     envoy = gateway.envoy()
     call = gateway.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=300)))
@@ -194,6 +194,5 @@ async def ended(given: GatewaySettings) -> tuple[int | None, bytes]:
     )
     _, said = await process.communicate()
     named = next((line for line in said.split(b"\n") if line.startswith(b"TOKENRELAY_")), said)
-    for end in (b"cannot listen", b"no TLS yet"):
-        named = named.partition(end)[0] + end if end in named else named
-    return process.returncode, named
+    end = b"cannot listen"
+    return process.returncode, named.partition(end)[0] + end if end in named else named

@@ -1,0 +1,121 @@
+"""TLS on the Envoy edge: how Envoy gets the pair, who can read the key, and what Envoy cannot use."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from deploy.local.authority import Issued
+from gateway.edge.envoy_admin import Admin
+from gateway.settings import GatewaySettings
+from tests.integration.conftest import spec
+from tests.integration.test_envoy_edge import Gateway, ended, running
+from tests.integration.test_tls import AUTHORITY, wait_until_shown
+from tests.support import stack as stacks
+from tests.support.certificates import DAY, Files
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
+from tokenrelay.v1 import generation_service_pb2 as s
+
+TRUSTED = grpc.ssl_channel_credentials(AUTHORITY.own.certificate)
+
+
+@pytest.fixture
+async def stack(own_redis: RedisServer) -> AsyncIterator[Stack]:
+    """A stack on one kind of Redis; TLS does not depend on it."""
+    async with stacks.opened(own_redis.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files.holding(tmp_path, AUTHORITY.server(DAY), AUTHORITY)
+
+
+@pytest.fixture
+async def gateway(stack: Stack, files: Files) -> AsyncIterator[Gateway]:
+    async with running(stack, TRUSTED, **files.settings) as started:
+        yield started
+
+
+def folder_of(gateway: Gateway) -> Path:
+    """Returns the private folder of a gateway on the Envoy edge."""
+    command = Path(f"/proc/{gateway.envoy()}/cmdline").read_text().split("\0")
+    return Path(command[command.index("--config-path") + 1]).parent
+
+
+def of_a_kind_that_envoy_does_not_know() -> Issued:
+    """Returns a pair that fits, whose key is on a curve of Bitcoin's."""
+    key = ec.generate_private_key(ec.SECP256K1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + DAY)
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+    return Issued(certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+async def test_the_key_lies_in_no_file_once_envoy_has_it(gateway: Gateway, files: Files) -> None:
+    folder = folder_of(gateway)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    second = AUTHORITY.server(DAY)
+    files.write(second)
+    await wait_until_shown(gateway, second)  # type: ignore[arg-type]  # it has a target, as any gateway of a test
+    await eventually(lambda: sorted(path.name for path in folder.iterdir()) == ["admin.sock", "envoy.json"], "they are gone")
+    secret = second.key.splitlines()[1].decode()
+    for said in (folder / "envoy.json", *(Path(f"/proc/{gateway.envoy()}/{name}") for name in ("cmdline", "environ"))):
+        assert secret not in said.read_text()
+
+
+async def test_a_stream_goes_on_while_new_connections_are_shown_the_newest_pair(stack: Stack, files: Files) -> None:
+    await stack.add_worker(await stack.add_engine(simulated_step_ms=20.0))
+    async with running(stack, TRUSTED, **files.settings) as gateway:
+        request = s.GenerateStreamRequest(spec=spec(max_tokens=100_000))
+        call: Any = gateway.stub.GenerateStream(request, timeout=60)
+        sequence = 0
+        for _ in range(5):
+            fresh = AUTHORITY.server(DAY)
+            files.rename_over(fresh)
+            shown = asyncio.create_task(wait_until_shown(gateway, fresh))  # type: ignore[arg-type]  # as above
+            while not shown.done():
+                event = (await call.read()).event
+                if event.HasField("delta"):
+                    assert event.sequence == sequence + len(event.delta.token_ids)
+                    sequence = event.sequence
+            shown.result()
+        call.cancel()
+
+
+async def test_a_pair_that_envoy_cannot_use_is_refused_and_the_old_one_stays(gateway: Gateway, files: Files) -> None:
+    first, third = Issued(files.certificate.read_bytes(), files.key.read_bytes()), AUTHORITY.server(DAY)
+    admin = Admin(folder_of(gateway) / "admin.sock")
+    refusals = "sds.certificate.update_rejected"
+
+    async def is_refused() -> bool:
+        return bool((await admin.statistics(refusals))[refusals])
+
+    files.write(of_a_kind_that_envoy_does_not_know())
+    await eventually(is_refused, "Envoy has refused it")
+    await wait_until_shown(gateway, first)  # type: ignore[arg-type]  # as above
+    files.write(third)
+    await wait_until_shown(gateway, third)  # type: ignore[arg-type]  # as above
+
+
+async def test_a_gateway_does_not_start_with_a_pair_that_envoy_cannot_use(own_redis: RedisServer, files: Files) -> None:
+    files.write(of_a_kind_that_envoy_does_not_know())
+    given = GatewaySettings(redis_url=own_redis.url, port=0, edge="envoy", **files.settings)
+    status, said = await ended(given)
+    assert status == 2
+    assert said.startswith(b"TOKENRELAY_TLS_CERTIFICATE: is of a kind that Envoy does not take")
