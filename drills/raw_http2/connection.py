@@ -88,6 +88,7 @@ class RawConnection:
 
     Attributes:
         streams: its open streams.
+        sent_away: set as soon as the server has said GOAWAY.
 
     Args:
         window: what the server may send on a stream before it is granted more, which never happens.
@@ -99,6 +100,7 @@ class RawConnection:
         self._polite = polite
         self._window = window
         self.streams = Streams()
+        self.sent_away = asyncio.Event()
         self._next_stream = 1
         self._credit = WINDOW  # for all that is sent
         self._granted = asyncio.Event()
@@ -216,5 +218,7 @@ class RawConnection:
             self._granted.set()
         elif kind in (Frame.SETTINGS, Frame.PING) and not flags & ACK and self._polite:
             self.send(frame(kind, ACK, 0, payload if kind == Frame.PING else b""))
+        elif kind == Frame.GOAWAY:
+            self.sent_away.set()
         else:
             self.streams.take(kind, flags, stream, payload)

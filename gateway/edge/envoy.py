@@ -13,7 +13,7 @@ import structlog
 
 from gateway.edge import control, envoy_configuration, listening
 from gateway.edge.control import Control
-from gateway.edge.envoy_admin import Admin
+from gateway.edge.envoy_admin import Admin, AdminError
 from gateway.edge.envoy_configuration import Place
 from gateway.edge.envoy_process import EnvoyProcess
 from gateway.edge.envoy_tls import KINDS, SecretRefusedError, Secrets
@@ -101,7 +101,13 @@ class EnvoyGateway:
             "TOKENRELAY_EDGE_DEPARTURES": str(told),
         }
         try:
-            envoy = EnvoyProcess(installation.envoy, configuration, environment, [envoys.fileno(), told, tells])
+            envoy = EnvoyProcess(
+                binary=installation.envoy,
+                configuration=configuration,
+                environment=environment,
+                inherited=[envoys.fileno(), told, tells],
+                drain_seconds=self._settings.drain_seconds,
+            )
         finally:
             envoys.close()
             os.close(told)
@@ -160,11 +166,28 @@ class EnvoyGateway:
         raise EnvoyEndedError(self._envoy.how_it_ended if self._envoy.ended.is_set() else f"status {self._status}")
 
     async def drain(self) -> None:
-        """Has the application drain."""
+        """Has the application drain, and Envoy tell clients to connect elsewhere."""
         self._is_draining = True
         self._control.say(control.DRAIN)
-        if not await self._happens(self._ended):
-            raise EnvoyEndedError(self._envoy.how_it_ended)
+        sending_away = asyncio.create_task(self._send_clients_away())
+        try:
+            if not await self._happens(self._ended):
+                raise EnvoyEndedError(self._envoy.how_it_ended)
+        finally:
+            sending_away.cancel()
+
+    async def _send_clients_away(self) -> None:
+        """Has every answer from now on come with a GOAWAY, after which a client opens another connection for its next call.
+
+        Not before the lame-duck time is over, because a client that connects again at once may come back to this gateway.
+        Envoy goes on listening: what comes then is refused with a word of ours, which tells more than a closed port.
+        """
+        await asyncio.sleep(self._settings.lame_duck_seconds)
+        try:
+            await self._admin.do("drain_listeners", graceful="", skip_exit="")
+        except AdminError as error:
+            # Clients are still told by the application, call by call.
+            log.warning("envoy does not send its clients away", reason=str(error))
 
     async def stop(self) -> None:
         """Ends Envoy, and closes everything."""

@@ -1,6 +1,7 @@
 """Envoy as a child process: it dies with this one, however that dies, and its log lines are ours."""
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ LOG_FORMAT = "%l\t%n\t%v"  # level, component, text
 FLUSH_MILLISECONDS = 20  # how long a log line, also one that tells who has left, may stay in Envoy
 LINE = re.compile(r"(\w+)\t(\w+)\t(.*)")
 LEVELS = {"trace": "debug", "debug": "debug", "info": "info", "warning": "warning", "error": "error", "critical": "error"}
+DRAIN_MARGIN_SECONDS = 60  # for what comes after the drain itself
 END_SECONDS = 5.0  # for Envoy to end after a SIGTERM
 READ_BYTES = 65_536
 
@@ -31,14 +33,25 @@ class EnvoyProcess:
         configuration: the file.
         environment: Envoy's variables.
         inherited: file descriptors that Envoy keeps, under the same numbers.
+        drain_seconds: how long a drain may last; so long Envoy goes on listening.
     """
 
-    def __init__(self, binary: Path, configuration: Path, environment: Mapping[str, str], inherited: Sequence[int]) -> None:
+    def __init__(
+        self,
+        *,
+        binary: Path,
+        configuration: Path,
+        environment: Mapping[str, str],
+        inherited: Sequence[int],
+        drain_seconds: float,
+    ) -> None:
         self._log_end, envoys_end = os.pipe()
         command = [
             *(str(binary), "--config-path", str(configuration)),
             *("--concurrency", "1"),  # one thread for connections; the application has another one
             "--disable-hot-restart",
+            # The process ends before Envoy would close its port, so that whoever calls until then is answered.
+            *("--drain-strategy", "immediate", "--drain-time-s", str(math.ceil(drain_seconds) + DRAIN_MARGIN_SECONDS)),
             *("--log-level", "warning", "--log-format", LOG_FORMAT, "--log-path", f"/proc/self/fd/{envoys_end}"),
             *("--file-flush-interval-msec", str(FLUSH_MILLISECONDS)),
         ]
