@@ -164,13 +164,17 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
     return "" if status is None else from_status(status).reason
 
 
+def _no_commands() -> engine_service_pb2.RunSessionRequest:
+    return engine_service_pb2.RunSessionRequest(takes_continuations=True)
+
+
 class EngineSession:
     """Commands go out merged, as fast as the connection takes them; frames come in."""
 
     def __init__(self, call: "Call[engine_service_pb2.RunSessionRequest, engine_service_pb2.RunSessionResponse]") -> None:
         self._call = call
         self._starts: deque[engine_service_pb2.StartGeneration] = deque()
-        self._commands = engine_service_pb2.RunSessionRequest()
+        self._commands = _no_commands()
         self._wake = asyncio.Event()
         self._failure: Exception | None = None
 
@@ -212,7 +216,7 @@ class EngineSession:
 
     def _next_commands(self) -> engine_service_pb2.RunSessionRequest:
         """Returns what is to be sent next: of the starts as many as fit into one message, and everything else."""
-        commands, self._commands = self._commands, engine_service_pb2.RunSessionRequest()
+        commands, self._commands = self._commands, _no_commands()
         size = 0
         while self._starts and (size == 0 or size + self._starts[0].ByteSize() <= START_BYTES):
             size += self._starts[0].ByteSize()

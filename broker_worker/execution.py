@@ -124,15 +124,19 @@ class Execution:
             traceparent=telemetry.traceparent_of(self.context),
         )
 
-    def append(self, output: engine_service_pb2.Output) -> Append:
-        """Returns the log entry of an output, and moves on."""
+    def append(self, delta: bytes, token_count: int, index: int = 0, end: generation_pb2.ChoiceEnd | None = None) -> Append:
+        """Returns what appends tokens of a choice to the log, and moves on.
+
+        Args:
+            delta: a serialized Delta.
+            token_count: how many tokens it has.
+            index: of which choice.
+            end: how the choice ended, if it did with these tokens.
+        """
         if self.texts is not None:
-            text = generation_pb2.Delta.FromString(output.delta).text
-            self.texts[output.index] = self.texts.get(output.index, "") + text
-        entry = self.entries.log_entry(
-            output.delta, output.token_count, output.index, output.end if output.HasField("end") else None
-        )
-        before, self.last = self.last, self.last + output.token_count
+            self.texts[index] = self.texts.get(index, "") + generation_pb2.Delta.FromString(delta).text
+        entry = self.entries.log_entry(delta, token_count, index, end)
+        before, self.last = self.last, self.last + token_count
         feed = self.entries.feed_entry(self.last, entry)
         return Append(self.record.generation_id, self.fence, before, self.last, feed, len(entry))
 

@@ -171,14 +171,14 @@ class SessionDriver:
         """
         async for frame in self._session.frames():
             self._engine_clock.observe(None, frame.sent_at_ns, time.monotonic_ns())
-            await self._write(frame.outputs)
+            await self._write(frame)
             # Only now: a frame that is acknowledged is forgotten by the engine service, so it must be durable.
             self._session.acknowledge(frame.frame)
 
-    async def _write(self, outputs: Sequence[engine_service_pb2.Output]) -> None:
+    async def _write(self, received: engine_service_pb2.RunSessionResponse) -> None:
         async with self._writing:
             # Sorted under the lock: before it, a generation might still end, and its log's end would not be known.
-            frame = self._sort(outputs)
+            frame = self._sort(received)
             started = time.monotonic()
             written = await self._store.write(frame.appends, [finish for _, finish in frame.finishes])
             self._measure(frame, time.monotonic() - started)
@@ -193,15 +193,22 @@ class SessionDriver:
             self._on_refusal()
             await self.endings.requeue(frame.given_back, "the engine service gave it back")
 
-    def _sort(self, outputs: Sequence[engine_service_pb2.Output]) -> Frame:
-        frame = Frame()
-        for output in outputs:
-            execution = self.roster.by_key(output.key)
-            if execution is None:
-                continue  # cancelled meanwhile
-            if output.token_count:
+    def _sort(self, received: engine_service_pb2.RunSessionResponse) -> Frame:
+        frame, by_key = Frame(), self.roster.by_key
+        going_on = received.continuations
+        for key, token_count, delta in zip(going_on.keys, going_on.token_counts, going_on.deltas, strict=True):
+            execution = by_key(key)
+            if execution is not None:  # else it was cancelled meanwhile
                 frame.appending.append(execution)
-                frame.appends.append(execution.append(output))
+                frame.appends.append(execution.append(delta, token_count))
+        for output in received.outputs:
+            execution = by_key(output.key)
+            if execution is None:
+                continue
+            if output.token_count:
+                end = output.end if output.HasField("end") else None
+                frame.appending.append(execution)
+                frame.appends.append(execution.append(output.delta, output.token_count, output.index, end))
             self._sort_outcome(execution, output, frame)
         return frame
 

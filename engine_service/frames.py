@@ -8,51 +8,29 @@ of several streams, the next one is delayed a little; see pace.py.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
 from typing import TypeAlias
 
 from google.rpc import status_pb2
 
 from engine_service import pace
+from engine_service.deltas import delta, merged
 from engine_service.engines import Tokens
 from engine_service.watchdog import Progress
 from tokenrelay.engine.v1 import engine_service_pb2
 from tokenrelay.metrics import EngineMetrics
-from tokenrelay.v1 import generation_pb2
 
 Outcome: TypeAlias = engine_service_pb2.EngineSummary | status_pb2.Status
 
 
-def _merged(pieces: Sequence[Tokens]) -> Tokens:
-    """Returns the pieces of one choice, in order, as one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return Tokens(
-        index=pieces[0].index,
-        text="".join([piece.text for piece in pieces]),
-        token_ids=[token for piece in pieces for token in piece.token_ids],
-        end=pieces[-1].end,
-        logprobs=[entry for piece in pieces for entry in piece.logprobs],
-        prompt_logprobs=[entry for piece in pieces for entry in piece.prompt_logprobs],
-    )
-
-
-def _delta(tokens: Tokens) -> bytes:
-    """Returns the public delta, serialized: the bytes that reach the client."""
-    delta = generation_pb2.Delta(text=tokens.text, token_ids=tokens.token_ids)
-    if tokens.index:
-        delta.index = tokens.index
-    if tokens.logprobs:
-        delta.logprobs.extend(tokens.logprobs)
-    if tokens.prompt_logprobs:
-        delta.prompt_logprobs.extend(tokens.prompt_logprobs)
-    return delta.SerializeToString()
-
-
 class Frames:
-    """What a session has to send."""
+    """What a session has to send.
+
+    Attributes:
+        takes_continuations: whether the worker reads them; else it gets outputs alone.
+    """
 
     def __init__(self, in_flight: int, metrics: EngineMetrics, progress: Progress) -> None:
+        self.takes_continuations = False
         self._in_flight = in_flight
         self._metrics = metrics
         self._progress = progress
@@ -134,10 +112,26 @@ class Frames:
     def _take(self) -> engine_service_pb2.RunSessionResponse:
         self._sent += 1
         frame = engine_service_pb2.RunSessionResponse(frame=self._sent)
-        # Newest first: on all the way from here, a first token is waited for more than any other.
+        keys: list[int] = []
+        counts: list[int] = []
+        deltas: list[bytes] = []
         count = 0
+        # Newest first: on all the way from here, a first token is waited for more than any other.
         for key, choices in reversed(self._waiting.items()):
-            count += self._write(frame, key, choices)
+            needs_output = not self.takes_continuations or key in self._outcomes
+            if needs_output or len(choices) > 1 or (pieces := choices.get(0)) is None or pieces[-1].end is not None:
+                count += self._write(frame, key, choices)
+                continue
+            tokens = merged(pieces)
+            keys.append(key)
+            counts.append(len(tokens.token_ids))
+            deltas.append(delta(tokens))
+        if keys:
+            # Whole columns at once: protobuf takes them from a list without Python code for each.
+            frame.continuations.keys.extend(keys)
+            frame.continuations.token_counts.extend(counts)
+            frame.continuations.deltas.extend(deltas)
+            count += sum(counts)
         for key in self._outcomes.keys() - self._waiting.keys():
             self._set_outcome(frame.outputs.add(key=key), self._outcomes[key])
         self._waiting = {}
@@ -145,7 +139,7 @@ class Frames:
         self._metrics.frames.inc()
         self._metrics.tokens.inc(count)
         frame.sent_at_ns = time.monotonic_ns()
-        self._under_way.append((self._sent, frame.sent_at_ns / 1e9, len(frame.outputs)))
+        self._under_way.append((self._sent, frame.sent_at_ns / 1e9, len(frame.outputs) + len(keys)))
         return frame
 
     def _may_leave(self) -> bool:
@@ -156,9 +150,9 @@ class Frames:
         """Adds what waits of a generation; returns how many tokens that is."""
         count = 0
         for index, pieces in choices.items():
-            tokens = _merged(pieces)
+            tokens = merged(pieces)
             count += len(tokens.token_ids)
-            output = frame.outputs.add(key=key, token_count=len(tokens.token_ids), delta=_delta(tokens))
+            output = frame.outputs.add(key=key, token_count=len(tokens.token_ids), delta=delta(tokens))
             if index:
                 output.index = index
             if tokens.end is not None:

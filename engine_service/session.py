@@ -62,6 +62,7 @@ class Session:
             ValueError: the worker uses a key twice.
         """
         async for request in requests:
+            self._frames.takes_continuations = request.takes_continuations
             for start in request.starts:
                 self._start(start)
             for key in request.cancelled_keys:

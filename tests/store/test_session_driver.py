@@ -49,8 +49,11 @@ class Engine:
         while True:
             yield await self._frames.get()
 
+    def put(self, frame: engine_service_pb2.RunSessionResponse) -> None:
+        self._frames.put_nowait(frame)
+
     def put_out(self, *outputs: engine_service_pb2.Output) -> None:
-        self._frames.put_nowait(engine_service_pb2.RunSessionResponse(outputs=outputs))
+        self.put(engine_service_pb2.RunSessionResponse(outputs=outputs))
 
 
 class Driven:
@@ -123,6 +126,32 @@ async def take_over(bench: Bench) -> Claim:
     return await bench.take()
 
 
+async def test_a_frame_may_have_columns_and_outputs(driven: Driven) -> None:
+    ids = [await driven.bench.submit() for _ in range(2)]
+    for _ in ids:
+        await driven.begin(await driven.bench.take())
+    deltas = [generation_pb2.Delta(text="x", token_ids=range(count)).SerializeToString() for count in (1, 2, 3)]
+    columns = engine_service_pb2.Continuations(keys=[2, 99, 1], token_counts=[1, 2, 3], deltas=deltas)
+    driven.engine.put(engine_service_pb2.RunSessionResponse(continuations=columns))
+    end = generation_pb2.ChoiceEnd(finish_reason=generation_pb2.FINISH_REASON_STOP)
+    output = engine_service_pb2.Output(key=2, delta=deltas[1], token_count=2, index=1, end=end)
+    driven.engine.put(
+        engine_service_pb2.RunSessionResponse(
+            continuations=engine_service_pb2.Continuations(keys=[1], token_counts=[1], deltas=deltas[:1]), outputs=[output]
+        )
+    )
+    driven.finish(1, 3)
+    driven.finish(2, 3)
+    for name, wanted in zip(ids, [[3, 1, 3], [1, 2, 3]], strict=True):
+        await driven.is_over(name)
+        entries = [item.entry for item in await driven.bench.store.log.read(name, 0) if item.entry is not None]
+        assert [entry.token_count for entry in entries] == wanted
+        assert [entry.delta for entry in entries] == [deltas[count - 1] for count in wanted]
+        assert {entry.epoch for entry in entries} == {1}
+    assert [(entry.index, entry.HasField("end")) for entry in entries] == [(0, False), (1, True), (0, False)]
+    assert entries[1].end == end
+
+
 @pytest.mark.parametrize("ends", ["finished", "requeued"])
 async def test_a_worker_that_claims_its_own_generation_again_goes_on(driven: Driven, ends: str) -> None:
     """As after a pause longer than the lease, when nobody else took over."""
@@ -141,7 +170,8 @@ async def test_a_worker_that_claims_its_own_generation_again_goes_on(driven: Dri
         driven.finish(2, 3)
         record = await driven.is_over(generation_id)
         assert (record.state, record.last) == (generation_pb2.GENERATION_STATE_FINISHED, 3)
-    assert len(driven.driver.roster) == 0
+    # Its end is in Redis a moment before the worker hears of it.
+    await eventually(lambda: len(driven.driver.roster) == 0, "the worker has let it go")
 
 
 async def test_a_late_answer_about_an_outdated_fence_loses_nothing(driven: Driven) -> None:

@@ -98,6 +98,17 @@ async def test_a_worker_that_leaves_is_no_fault(stub: Any, application: EngineAp
     assert not [line for line in logs if line["event"] == "session failed"]
 
 
+async def test_a_worker_gets_continuations_if_it_asks_for_them(stub: Any) -> None:
+    for asks in (True, False):
+        call = stub.RunSession()
+        request = start(1, LONG)
+        request.takes_continuations = asks
+        await call.write(request)
+        frame = await asyncio.wait_for(call.read(), 60)
+        assert (list(frame.continuations.keys), [output.key for output in frame.outputs]) == (([1], []) if asks else ([], [1]))
+        call.cancel()
+
+
 async def test_a_spec_that_cannot_be_read_fails_its_generation_alone(stub: Any) -> None:
     call = stub.RunSession()
     await call.write(start(1, b"\xff\xff\xff"))

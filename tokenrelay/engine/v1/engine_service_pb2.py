@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from tokenrelay.v1 import generation_pb2 as tokenrelay_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tokenrelay/engine/v1/engine_service.proto\x12\x14tokenrelay.engine.v1\x1a\x17google/rpc/status.proto\x1a\x1etokenrelay/v1/generation.proto\"\x17\n\x15\x44\x65scribeEngineRequest\"\xb5\x01\n\x16\x44\x65scribeEngineResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\t\x12\x15\n\rmax_model_len\x18\x04 \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\x05 \x01(\x05\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\r\n\x05slots\x18\x07 \x01(\x05\x12\x10\n\x08instance\x18\x08 \x01(\t\"~\n\x11RunSessionRequest\x12\x35\n\x06starts\x18\x01 \x03(\x0b\x32%.tokenrelay.engine.v1.StartGeneration\x12\x16\n\x0e\x63\x61ncelled_keys\x18\x02 \x03(\x03\x12\x1a\n\x12\x61\x63knowledged_frame\x18\x03 \x01(\x03\"\x8e\x01\n\x0fStartGeneration\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\x15\n\rgeneration_id\x18\x02 \x01(\t\x12\x0c\n\x04spec\x18\x03 \x01(\x0c\x12\x34\n\x07\x65mitted\x18\x04 \x03(\x0b\x32#.tokenrelay.engine.v1.EmittedChoice\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"m\n\rEmittedChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x13\n\x0btext_length\x18\x03 \x01(\x05\x12%\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\"f\n\x12RunSessionResponse\x12\r\n\x05\x66rame\x18\x01 \x01(\x03\x12-\n\x07outputs\x18\x02 \x03(\x0b\x32\x1c.tokenrelay.engine.v1.Output\x12\x12\n\nsent_at_ns\x18\x03 \x01(\x03\"\xd7\x01\n\x06Output\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x0c\x12%\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\x12\x36\n\x07summary\x18\x06 \x01(\x0b\x32#.tokenrelay.engine.v1.EngineSummaryH\x00\x12#\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xb0\x01\n\rEngineSummary\x12)\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.tokenrelay.v1.Usage\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\x12\x30\n\x05times\x18\x05 \x01(\x0b\x32!.tokenrelay.engine.v1.EngineTimes\"x\n\x0b\x45ngineTimes\x12\x11\n\tqueued_ns\x18\x02 \x01(\x03\x12\x14\n\x0cscheduled_ns\x18\x03 \x01(\x03\x12\x16\n\x0e\x66irst_token_ns\x18\x04 \x01(\x03\x12\x15\n\rlast_token_ns\x18\x05 \x01(\x03J\x04\x08\x01\x10\x02R\x0breceived_ns2\xe1\x01\n\rEngineService\x12k\n\x0e\x44\x65scribeEngine\x12+.tokenrelay.engine.v1.DescribeEngineRequest\x1a,.tokenrelay.engine.v1.DescribeEngineResponse\x12\x63\n\nRunSession\x12\'.tokenrelay.engine.v1.RunSessionRequest\x1a(.tokenrelay.engine.v1.RunSessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tokenrelay/engine/v1/engine_service.proto\x12\x14tokenrelay.engine.v1\x1a\x17google/rpc/status.proto\x1a\x1etokenrelay/v1/generation.proto\"\x17\n\x15\x44\x65scribeEngineRequest\"\xb5\x01\n\x16\x44\x65scribeEngineResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\t\x12\x15\n\rmax_model_len\x18\x04 \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\x05 \x01(\x05\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\r\n\x05slots\x18\x07 \x01(\x05\x12\x10\n\x08instance\x18\x08 \x01(\t\"\x9b\x01\n\x11RunSessionRequest\x12\x35\n\x06starts\x18\x01 \x03(\x0b\x32%.tokenrelay.engine.v1.StartGeneration\x12\x16\n\x0e\x63\x61ncelled_keys\x18\x02 \x03(\x03\x12\x1a\n\x12\x61\x63knowledged_frame\x18\x03 \x01(\x03\x12\x1b\n\x13takes_continuations\x18\x04 \x01(\x08\"\x8e\x01\n\x0fStartGeneration\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\x15\n\rgeneration_id\x18\x02 \x01(\t\x12\x0c\n\x04spec\x18\x03 \x01(\x0c\x12\x34\n\x07\x65mitted\x18\x04 \x03(\x0b\x32#.tokenrelay.engine.v1.EmittedChoice\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"m\n\rEmittedChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x13\n\x0btext_length\x18\x03 \x01(\x05\x12%\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\"\xa2\x01\n\x12RunSessionResponse\x12\r\n\x05\x66rame\x18\x01 \x01(\x03\x12-\n\x07outputs\x18\x02 \x03(\x0b\x32\x1c.tokenrelay.engine.v1.Output\x12\x12\n\nsent_at_ns\x18\x03 \x01(\x03\x12:\n\rcontinuations\x18\x04 \x01(\x0b\x32#.tokenrelay.engine.v1.Continuations\"C\n\rContinuations\x12\x0c\n\x04keys\x18\x01 \x03(\x03\x12\x14\n\x0ctoken_counts\x18\x02 \x03(\x05\x12\x0e\n\x06\x64\x65ltas\x18\x03 \x03(\x0c\"\xd7\x01\n\x06Output\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x0c\x12%\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\x12\x36\n\x07summary\x18\x06 \x01(\x0b\x32#.tokenrelay.engine.v1.EngineSummaryH\x00\x12#\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xb0\x01\n\rEngineSummary\x12)\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.tokenrelay.v1.Usage\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\x12\x30\n\x05times\x18\x05 \x01(\x0b\x32!.tokenrelay.engine.v1.EngineTimes\"x\n\x0b\x45ngineTimes\x12\x11\n\tqueued_ns\x18\x02 \x01(\x03\x12\x14\n\x0cscheduled_ns\x18\x03 \x01(\x03\x12\x16\n\x0e\x66irst_token_ns\x18\x04 \x01(\x03\x12\x15\n\rlast_token_ns\x18\x05 \x01(\x03J\x04\x08\x01\x10\x02R\x0breceived_ns2\xe1\x01\n\rEngineService\x12k\n\x0e\x44\x65scribeEngine\x12+.tokenrelay.engine.v1.DescribeEngineRequest\x1a,.tokenrelay.engine.v1.DescribeEngineResponse\x12\x63\n\nRunSession\x12\'.tokenrelay.engine.v1.RunSessionRequest\x1a(.tokenrelay.engine.v1.RunSessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +37,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEENGINEREQUEST']._serialized_end=147
   _globals['_DESCRIBEENGINERESPONSE']._serialized_start=150
   _globals['_DESCRIBEENGINERESPONSE']._serialized_end=331
-  _globals['_RUNSESSIONREQUEST']._serialized_start=333
-  _globals['_RUNSESSIONREQUEST']._serialized_end=459
-  _globals['_STARTGENERATION']._serialized_start=462
-  _globals['_STARTGENERATION']._serialized_end=604
-  _globals['_EMITTEDCHOICE']._serialized_start=606
-  _globals['_EMITTEDCHOICE']._serialized_end=715
-  _globals['_RUNSESSIONRESPONSE']._serialized_start=717
-  _globals['_RUNSESSIONRESPONSE']._serialized_end=819
-  _globals['_OUTPUT']._serialized_start=822
-  _globals['_OUTPUT']._serialized_end=1037
-  _globals['_ENGINESUMMARY']._serialized_start=1040
-  _globals['_ENGINESUMMARY']._serialized_end=1216
-  _globals['_ENGINETIMES']._serialized_start=1218
-  _globals['_ENGINETIMES']._serialized_end=1338
-  _globals['_ENGINESERVICE']._serialized_start=1341
-  _globals['_ENGINESERVICE']._serialized_end=1566
+  _globals['_RUNSESSIONREQUEST']._serialized_start=334
+  _globals['_RUNSESSIONREQUEST']._serialized_end=489
+  _globals['_STARTGENERATION']._serialized_start=492
+  _globals['_STARTGENERATION']._serialized_end=634
+  _globals['_EMITTEDCHOICE']._serialized_start=636
+  _globals['_EMITTEDCHOICE']._serialized_end=745
+  _globals['_RUNSESSIONRESPONSE']._serialized_start=748
+  _globals['_RUNSESSIONRESPONSE']._serialized_end=910
+  _globals['_CONTINUATIONS']._serialized_start=912
+  _globals['_CONTINUATIONS']._serialized_end=979
+  _globals['_OUTPUT']._serialized_start=982
+  _globals['_OUTPUT']._serialized_end=1197
+  _globals['_ENGINESUMMARY']._serialized_start=1200
+  _globals['_ENGINESUMMARY']._serialized_end=1376
+  _globals['_ENGINETIMES']._serialized_start=1378
+  _globals['_ENGINETIMES']._serialized_end=1498
+  _globals['_ENGINESERVICE']._serialized_start=1501
+  _globals['_ENGINESERVICE']._serialized_end=1726
 # @@protoc_insertion_point(module_scope)

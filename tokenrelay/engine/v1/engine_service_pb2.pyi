@@ -96,8 +96,11 @@ class RunSessionRequest(_message.Message):
     STARTS_FIELD_NUMBER: _builtins.int
     CANCELLED_KEYS_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_FRAME_FIELD_NUMBER: _builtins.int
+    TAKES_CONTINUATIONS_FIELD_NUMBER: _builtins.int
     acknowledged_frame: _builtins.int
     """The number of the last frame that is in the token log; 0 for none yet."""
+    takes_continuations: _builtins.bool
+    """Whether the worker reads RunSessionResponse.continuations. Workers of before this field do not, and get outputs alone."""
     @_builtins.property
     def starts(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartGeneration]:
         """Generations to start."""
@@ -112,10 +115,11 @@ class RunSessionRequest(_message.Message):
         starts: _abc.Iterable[Global___StartGeneration] | None = ...,
         cancelled_keys: _abc.Iterable[_builtins.int] | None = ...,
         acknowledged_frame: _builtins.int = ...,
+        takes_continuations: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_frame", b"acknowledged_frame", "cancelled_keys", b"cancelled_keys", "starts", b"starts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_frame", b"acknowledged_frame", "cancelled_keys", b"cancelled_keys", "starts", b"starts", "takes_continuations", b"takes_continuations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,13 +212,18 @@ class RunSessionResponse(_message.Message):
     FRAME_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     SENT_AT_NS_FIELD_NUMBER: _builtins.int
+    CONTINUATIONS_FIELD_NUMBER: _builtins.int
     frame: _builtins.int
     """The frame's number, from 1 in each session."""
     sent_at_ns: _builtins.int
     """The engine host's monotonic clock when the frame was sent, in nanoseconds."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Output]:
-        """What came of each generation, in order."""
+        """What came of each generation, in order, but for those among the continuations."""
+
+    @_builtins.property
+    def continuations(self) -> Global___Continuations:
+        """What came of generations that go on. No generation is both here and among the outputs."""
 
     def __init__(
         self,
@@ -222,14 +231,53 @@ class RunSessionResponse(_message.Message):
         frame: _builtins.int = ...,
         outputs: _abc.Iterable[Global___Output] | None = ...,
         sent_at_ns: _builtins.int = ...,
+        continuations: Global___Continuations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continuations", b"continuations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "outputs", b"outputs", "sent_at_ns", b"sent_at_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuations", b"continuations", "frame", b"frame", "outputs", b"outputs", "sent_at_ns", b"sent_at_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSessionResponse: _TypeAlias = RunSessionResponse  # noqa: Y015
+
+@_typing.final
+class Continuations(_message.Message):
+    """Tokens of the choice 0 of generations that go on. Each place of the columns stands for an Output that has these fields and no
+    others. Nearly all tokens come this way, because a message for each would cost five times as much at either end.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNTS_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The worker's numbers for the generations."""
+
+    @_builtins.property
+    def token_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many tokens each delta has."""
+
+    @_builtins.property
+    def deltas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Serialized tokenrelay.v1.Deltas."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.int] | None = ...,
+        token_counts: _abc.Iterable[_builtins.int] | None = ...,
+        deltas: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deltas", b"deltas", "keys", b"keys", "token_counts", b"token_counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Continuations: _TypeAlias = Continuations  # noqa: Y015
 
 @_typing.final
 class Output(_message.Message):
