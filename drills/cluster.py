@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from bench.processes.ports import free_ports
 from deploy.local import plan
 from deploy.local.machine import Machine
 from deploy.local.settings import StackSettings
+from drills import family
 from drills.history import History
 from drills.waiting import eventually
 from tokenrelay.client import AsyncClient
 from tokenrelay.errors import TokenrelayError
 
 START_SECONDS = 300.0  # two real engines load for a while on few cores
+END_SECONDS = 60.0  # for a gateway without its Envoy
 RESTART_SECONDS = 0.2  # between a process' death and its next start, unless the harness holds it
 
 
@@ -55,6 +58,11 @@ class Member:
         return child.pid if child is not None and child.returncode is None else None
 
     @property
+    def envoy(self) -> int | None:
+        """The process id of the Envoy that it has started; None if there is none."""
+        return None if self.pid is None else family.envoy_below(self.pid)
+
+    @property
     def log_file(self) -> Path:
         return self._folder / f"{self.name}.log"
 
@@ -73,10 +81,12 @@ class Member:
     async def _run_once(self) -> None:
         changes = self.changes
         command = [*changes.prefix, *(changes.command or self.process.command)]
+        mark = uuid.uuid4().hex
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **self.process.environment}
+        environment |= {**changes.environment, family.MARK: mark}
         with self.log_file.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
-                *command, env={**environment, **changes.environment}, cwd=plan.working_directory(), stdout=log, stderr=log
+                *command, env=environment, cwd=plan.working_directory(), stdout=log, stderr=log
             )
         self._ended.clear()
         child = self._child
@@ -88,7 +98,8 @@ class Member:
                 child.kill()
             await child.wait()
             raise
-        self._history.note("exit", process=self.name, pid=child.pid, status=status, wanted=self._wanted_end)
+        left = await family.left_behind(mark)
+        self._history.note("exit", process=self.name, pid=child.pid, status=status, wanted=self._wanted_end, left=left)
 
     def signal(self, number: int) -> bool:
         """Sends a signal, and tells whether the process was there to get it."""
@@ -108,6 +119,16 @@ class Member:
             return False
         await self._ended.wait()
         return True
+
+    async def kill_envoy(self) -> int | None:
+        """Kill -9 of the Envoy that it has started; returns its own exit status once it has ended for that."""
+        envoy, child = self.envoy, self._child
+        if envoy is None or child is None:
+            return None
+        self._wanted_end = True
+        os.kill(envoy, signal.SIGKILL)
+        await asyncio.wait_for(self._ended.wait(), END_SECONDS)
+        return child.returncode
 
     async def terminate(self, *, hold: bool = False) -> None:
         """SIGTERM; returns once it has ended by itself. Held, it is not started again before release."""

@@ -2,7 +2,8 @@
 
 `python -m drills.failpoints PROGRAM FOLDER` runs a program with all of its places watched. A place is armed by a file
 of its name in the folder: the first process that reaches it takes the file away and sends itself the signal that it names.
-So each arming hits once, and what is started again lives.
+So each arming hits once, and what is started again lives. A gateway on Envoy has its places in the Python inside Envoy, so
+Envoy is what takes the signal.
 """
 
 import functools
@@ -18,19 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.edge import envoy_configuration
+
 GATEWAY, WORKER, ENGINE = "gateway", "broker_worker", "engine_service"
 GENERATIONS, ATTEMPTS = "tokenrelay.store.generations", "tokenrelay.store.attempts"
 QUEUE, LOG, REAPER = "tokenrelay.store.queue", "tokenrelay.store.log", "tokenrelay.store.reaper"
 FEED = "tokenrelay.store.feed"
 SERVICER = "gateway.grpc.generation_servicer"
+INSIDE_ENVOY = "drills.inside_envoy:app"
+FOLDER_VARIABLE = "DRILL_FAILPOINTS"  # tells the Python inside Envoy where its points are armed
 
 
 class Trap:
-    """A point in this process."""
+    """A point in this process, whose mark has the id that the process is known by."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, known_as: int) -> None:
         self._file = folder / name
-        self._mark = folder / f"{name}.{os.getpid()}"
+        self._mark = folder / f"{name}.{known_as}"
 
     def is_armed(self) -> bool:
         return self._file.exists()
@@ -217,17 +222,24 @@ class Failpoints:
             (self.folder / point.name).unlink(missing_ok=True)
 
     def hit(self, point: str) -> int | None:
-        """Returns the id of the process that a point has hit since it was armed last."""
+        """Returns the id of the process that a point has hit since it was armed last; of Envoy's parent if it hit Envoy."""
         return next((int(file.suffix[1:]) for file in self.folder.glob(f"{point}.*")), None)
 
 
-def install(program: str, folder: Path) -> None:
-    """Wraps what a program's points are about."""
+def install(program: str, folder: Path, known_as: int | None = None) -> None:
+    """Wraps what a program's points are about; the marks of this process have another id if it is known by that."""
+    pid = os.getpid() if known_as is None else known_as
     for point in POINTS:
         if point.program == program:
             *owners, name = point.path.split(".")
             owner: Any = functools.reduce(getattr, owners, importlib.import_module(point.module))
-            setattr(owner, name, point.wrap(getattr(owner, name), Trap(folder, point.name)))
+            setattr(owner, name, point.wrap(getattr(owner, name), Trap(folder, point.name, pid)))
+
+
+def install_inside_envoy(folder: Path) -> None:
+    """Has Envoy, if this gateway starts one, load the application with the same points."""
+    envoy_configuration.APPLICATION = INSIDE_ENVOY
+    os.environ[FOLDER_VARIABLE] = str(folder)
 
 
 def run(program: str) -> None:
@@ -237,5 +249,8 @@ def run(program: str) -> None:
 
 
 if __name__ == "__main__":
-    install(sys.argv[1], Path(sys.argv[2]))
-    run(sys.argv[1])
+    name, armed_in = sys.argv[1], Path(sys.argv[2])
+    install(name, armed_in)
+    if name == GATEWAY:
+        install_inside_envoy(armed_in)
+    run(name)

@@ -16,7 +16,9 @@ and the harness writes
   `drops_finished`, `settings`
 - `expected`, for an engine that computes a model: `prompt`, `max_tokens`, `tokens` and `text` of an undisturbed run
 - `fault` and `healed`: `fault`, `target`, and what describes it
-- `exit`, when a process ends: `process`, `pid`, `status`, `wanted` (the harness ended it)
+- `exit`, when a process ends: `process`, `pid`, `status`, `wanted` (the harness ended it), `left` (processes that it had
+  started and that stay)
+- `without_envoy`, when the Envoy of a gateway was killed: `process`, its own exit `status`, the line that `told` why or null
 - `serving`, when a killed Redis answers again: `target`, `died_at`
 - `survived`, what was on its disk then, read from a copy: `died_at`, `logs` (id to last sequence and whether it is terminal)
 - `promoted`, when another Redis takes the writes: `target`, `since` and `until` (between these the former one may have

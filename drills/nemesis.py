@@ -1,4 +1,4 @@
-"""What breaks processes: kill -9, a pause, and a Redis that dies and is looked at before it comes back."""
+"""What breaks processes: kill -9, also of Envoy alone, a pause, and a Redis that dies and is looked at before it comes back."""
 
 import asyncio
 import shutil
@@ -8,9 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from drills import witness
+from drills.history import Event
+from drills.scenario import Drill
 from drills.stage import Stage
+from drills.waiting import eventually
+from tokenrelay.lifecycle import FAILED
 
 REDIS_AWAY_SECONDS = 0.5
+PARENT, ENVOY = "kill -9 of Envoy's parent", "kill -9 of Envoy alone"
+ENDED_BY = "signal SIGKILL"  # as a gateway says of its Envoy
 
 
 async def kill(stage: Stage, name: str, away: float | None = None) -> float:
@@ -25,13 +31,43 @@ async def kill(stage: Stage, name: str, away: float | None = None) -> float:
     member = stage.cluster.members[name]
     if name == "redis":
         return await _kill_redis(stage, REDIS_AWAY_SECONDS if away is None else away)
-    stage.note_fault("kill -9", name)
+    stage.note_fault("kill -9" if member.envoy is None else PARENT, name)
     await member.kill(hold=away is not None)
     died_at = time.time()
     if away is not None:
         await asyncio.sleep(away)
         member.release()
     return died_at
+
+
+async def kill_envoy(stage: Stage, name: str) -> None:
+    """Kills a gateway's Envoy with SIGKILL, and nothing else; its parent must end, say why, and be started again."""
+    member = stage.cluster.members[name]
+    await eventually(lambda: member.envoy, f"{name} has started its Envoy")
+    said = member.log_file.stat().st_size
+    stage.note_fault(ENVOY, name)
+    status = await member.kill_envoy()
+    with member.log_file.open("rb") as log:
+        log.seek(said)
+        told = next((line for line in log.read().decode().splitlines() if ENDED_BY in line), None)
+    stage.drill.history.note("without_envoy", process=name, status=status, told=told)
+
+
+def judge_gateways_without_envoy(drill: Drill) -> None:
+    """Judges how gateways ended whose Envoy was killed, if any was."""
+    ends = [event for event in drill.events() if event["kind"] == "without_envoy"]
+    if ends:
+        wrong = [f"{one['process']}, status {one['status']}: {one['told']}" for one in ends if not _ended_well(one)]
+        drill.judge(
+            "gateways whose Envoy was killed: ended with status 1 and said why",
+            seen="; ".join(wrong) or f"{len(ends)} of {len(ends)}",
+            wanted=f"{len(ends)} of {len(ends)}",
+            held=not wrong,
+        )
+
+
+def _ended_well(end: Event) -> bool:
+    return end["status"] == FAILED and end["told"] is not None
 
 
 async def _kill_redis(stage: Stage, away: float) -> float:

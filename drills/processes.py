@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from drills import family
 from drills.cluster import Cluster
 
 MEBIBYTE = 2**20
@@ -43,7 +44,7 @@ class Footprint:
 
 def footprint(pid: int, redis_port: int, tasks: int | None = None) -> Footprint:
     """Returns what a process and its children hold now."""
-    pids = tuple(_tree(pid))
+    pids = tuple(family.tree(pid))
     pooled = _sockets_of(redis_port)
     statuses = [Path(f"/proc/{one}/status").read_text(encoding="utf-8") for one in pids]
     memory = sum(_number(status, "VmRSS") for status in statuses) * 1024
@@ -153,14 +154,6 @@ def _threads(pid: int) -> int:
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
             count += (thread / "comm").read_text(encoding="utf-8").strip() != "event_engine"
     return count
-
-
-def _tree(pid: int) -> Iterable[int]:
-    yield pid
-    with suppress(FileNotFoundError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in (thread / "children").read_text(encoding="utf-8").split():
-                yield from _tree(int(child))
 
 
 def _number(status: str, name: str) -> int:

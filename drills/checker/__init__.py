@@ -10,7 +10,7 @@
 8. idle: afterwards nothing waits, hangs or runs, and every key of a finished generation will expire.
 9. isolated: no reader gets what was made for another one's prompt.
 
-And it is no good sign if a process ended that nobody had killed.
+And it is no good sign if a process ended that nobody had killed, or if one left others behind.
 """
 
 from collections.abc import Iterable
@@ -35,6 +35,7 @@ INVARIANTS = (
     ends.idle,
     streams.isolated,
     ends.alive,
+    ends.childless,
     ends.complete,
 )
 

@@ -93,6 +93,12 @@ def alive(history: History) -> Iterator[Violation]:
             yield Violation("alive", event["process"], f"it ended by itself with status {event['status']}")
 
 
+def childless(history: History) -> Iterator[Violation]:
+    for event in history.others["exit"]:
+        if event.get("left"):
+            yield Violation("childless", event["process"], f"it ended, and left behind {', '.join(event['left'])}")
+
+
 def complete(history: History) -> Iterator[Violation]:
     if not history.others["end"]:
         yield Violation("complete", "the history", "it breaks off")

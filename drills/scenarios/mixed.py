@@ -18,8 +18,13 @@ async def run(drill: Drill) -> None:
         for name in drill.random.sample(names, len(names)):
             await nemesis.kill(stage, name)
             await stage.last(1.0)
+        for member in stage.cluster.named("gateway"):
+            if member.envoy is not None:
+                await nemesis.kill_envoy(stage, member.name)
+                await stage.last(1.0)
         await nemesis.pause(stage, "worker-1", 3 * LEASE_SECONDS)
         await asyncio.gather(*(nemesis.kill(stage, name) for name in names))
         await stage.cluster.wait_until_served()
         await stage.last(2.0)
     drill.judge("errors that reached a user", seen=str(len(load.failed)), wanted="0", held=not load.failed)
+    nemesis.judge_gateways_without_envoy(drill)

@@ -444,6 +444,11 @@ def a_process_ends_by_itself(story: Story) -> None:
     story.of("exit")[0].update(wanted=False, status=1)
 
 
+@violates("childless")
+def a_process_leaves_another_behind(story: Story) -> None:
+    story.of("exit")[0].update(left=["envoy 8"])
+
+
 @violates("complete")
 def the_history_breaks_off(story: Story) -> None:
     story.events.pop()
@@ -468,7 +473,7 @@ def test_it_tells_what_is_wrong(invariant: str, spoil: Spoiler, seed: int) -> No
 def test_every_invariant_can_be_violated() -> None:
     told = set(re.findall(r"^\d+\. (\w+):", checker.__doc__ or "", re.MULTILINE))
     assert len(told) == 9
-    assert told | {"alive", "complete"} == {invariant for invariant, _ in SPOILERS}
+    assert told | {"alive", "childless", "complete"} == {invariant for invariant, _ in SPOILERS}
 
 
 def test_a_real_engine_is_compared_with_its_undisturbed_run() -> None:
