@@ -37,5 +37,5 @@ async def test_envoy_is_found_below_the_process_that_started_it(tmp_path: Path) 
     child = await asyncio.create_subprocess_exec(str(envoy), stdin=PIPE)
     # It has its name a moment after it has been started.
     await eventually(lambda: family.envoy_below(os.getpid()) == child.pid, "it is found")
-    await child.communicate()
+    await child.communicate(b"")
     assert family.envoy_below(os.getpid()) is None

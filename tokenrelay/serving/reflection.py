@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from google.protobuf.descriptor import FileDescriptor
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 OLD, NEW = "v1alpha", "v1"
 V1_SERVICE = "grpc.reflection.v1.ServerReflection"
@@ -20,10 +20,12 @@ def add_to_server(services: Sequence[str], server: Any) -> None:
     """Serves the contract of some services, and reflection's own, under both of reflection's names."""
     names = (*services, reflection.SERVICE_NAME, V1_SERVICE)
     pool = _pool(names[:-1])
-    reflection.enable_server_reflection(names, server, pool=pool)
+    # Not enable_server_reflection, which gives its blocking servicer to every server that is not grpc.aio's own.
+    servicer = reflection.aio.ReflectionServicer(names, pool=pool)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     handlers = {
         "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-            reflection.aio.ReflectionServicer(names, pool=pool).ServerReflectionInfo,
+            servicer.ServerReflectionInfo,
             request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
             response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
