@@ -7,9 +7,9 @@ from typing import Any
 import grpc
 
 from gateway.edge.departures import Departures
-from gateway.edge.grpc_over_asgi.context import Send
 from gateway.edge.grpc_over_asgi.headers import is_grpc
 from gateway.edge.grpc_over_asgi.messages import Receive
+from gateway.edge.grpc_over_asgi.response import Send
 from gateway.edge.grpc_over_asgi.server import GrpcOverAsgi
 from gateway.settings import GatewaySettings
 from tokenrelay.serving.health_servicer import HealthServicer

@@ -1,18 +1,15 @@
 """What a handler is given of its call: the calls of grpc.aio.ServicerContext that our handlers use, over ASGI's events."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import grpc
 from google.protobuf.message import Message
 
 from gateway.edge.grpc_over_asgi import headers
-from gateway.edge.grpc_over_asgi.headers import Header, Metadata
+from gateway.edge.grpc_over_asgi.headers import Metadata
 from gateway.edge.grpc_over_asgi.messages import framed
-from tokenrelay.serving.exchange import ClientGoneError
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+from gateway.edge.grpc_over_asgi.response import Response, Send
 
 OK = 0
 
@@ -28,9 +25,8 @@ class Context:
 
     def __init__(self, metadata: Metadata, send: Send, deadline: float | None) -> None:
         self._metadata = metadata
-        self._send = send
+        self._response = Response(send)
         self._deadline = deadline
-        self._is_begun = False
         self._is_ended = False
         self._trailing: Metadata = ()
         self._code: grpc.StatusCode | None = None
@@ -77,9 +73,8 @@ class Context:
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
         """Sends the response's headers at once, before its first message is there."""
-        await self._begin(headers.from_metadata(metadata))
-        # Envoy's module holds headers back until a first piece of the body, however small, follows.
-        await self._write(b"")
+        await self._response.begin(headers.from_metadata(metadata))
+        self._response.flush_soon()
 
     async def write(self, message: Message | bytes) -> None:
         """Sends a message, or the bytes of one. Waits while the client does not read.
@@ -87,9 +82,9 @@ class Context:
         Raises:
             ClientGoneError: the client has left.
         """
-        if not self._is_begun:
-            await self._begin([])
-        await self._write(framed(message if isinstance(message, bytes) else message.SerializeToString()))
+        if not self._response.is_begun:
+            await self._response.begin([])
+        await self._response.write(framed(message if isinstance(message, bytes) else message.SerializeToString()))
 
     async def end(self, code: int | None = None, details: str = "") -> None:
         """Ends the call: with a status, or with what the handler has chosen, OK if it has chosen nothing."""
@@ -100,24 +95,8 @@ class Context:
         if code is None:
             code, details = (OK, "") if self._code is None else (self._code.value[0], self._details)
         trailers = [*headers.status(code, details), *headers.from_metadata(self._trailing)]
-        if not self._is_begun:
-            # A response of headers alone, which gRPC calls Trailers-Only.
-            await self._begin(trailers, has_trailers=False)
-            await self._event({"type": "http.response.body", "body": b"", "more_body": False})
-            return
-        await self._event({"type": "http.response.body", "body": b"", "more_body": False})
-        await self._event({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
+        await self._response.end(trailers)
 
-    async def _begin(self, extra: Sequence[Header], *, has_trailers: bool = True) -> None:
-        self._is_begun = True
-        first = [headers.CONTENT_TYPE, headers.ACCEPTED_ENCODINGS, *extra]
-        await self._event({"type": "http.response.start", "status": 200, "headers": first, "trailers": has_trailers})
-
-    async def _write(self, body: bytes) -> None:
-        await self._event({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def _event(self, event: dict[str, Any]) -> None:
-        try:
-            await self._send(event)
-        except OSError:
-            raise ClientGoneError("the client has left") from None
+    def close(self) -> None:
+        """Sends nothing more."""
+        self._response.close()

@@ -11,9 +11,10 @@ import structlog
 
 from gateway.edge.departures import STREAM_HEADER, Departures
 from gateway.edge.grpc_over_asgi import headers
-from gateway.edge.grpc_over_asgi.context import Context, Send
+from gateway.edge.grpc_over_asgi.context import Context
 from gateway.edge.grpc_over_asgi.headers import MalformedHeaderError
 from gateway.edge.grpc_over_asgi.messages import Receive, Requests
+from gateway.edge.grpc_over_asgi.response import Send
 from tokenrelay.serving.exchange import CLIENT_GONE
 
 log = structlog.get_logger(__name__)
@@ -102,6 +103,7 @@ class GrpcOverAsgi:
             log.debug("the client left while it was answered", method=scope["raw_path"])
         finally:
             self._open_calls -= 1
+            context.close()
             if alarm is not None:
                 alarm.cancel()
 
