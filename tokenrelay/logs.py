@@ -37,6 +37,8 @@ def set_up(process: str, settings: ProcessSettings) -> None:
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Else each line, also a debug line that nobody sees, makes a logger anew.
+        cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
     # Libraries log through the standard module; their warnings go the same way.
