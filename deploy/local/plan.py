@@ -17,6 +17,7 @@ JAEGER_OTLP_PORT, JAEGER_QUERY_PORT = 4317, 16686
 DRAIN_SECONDS = 15
 CERTIFICATE_VARIABLE = "TOKENRELAY_TLS_CERTIFICATE"
 FEW_CORES = 2
+SOCKET_PATH_BYTES = 108  # with the zero at its end; the kernel takes no longer one
 
 
 class NoRedisError(Exception):
@@ -100,6 +101,8 @@ def _redis(settings: StackSettings, machine: Machine) -> Process:
         )
     port, folder = settings.port + REDIS, settings.state / "redis"
     command = [machine.redis, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    if (path := redis_socket(settings)) is not None:
+        command += ["--unixsocket", str(path), "--unixsocketperm", "600"]
     return Process("redis", [*command, *redis_server.options()], (port,), 10, folder=folder)
 
 
@@ -159,11 +162,22 @@ def _gateway(settings: StackSettings, number: int) -> Process:
 def _common(settings: StackSettings, metrics_port: int) -> dict[str, str]:
     return {
         **tracing_environment(settings),
-        "TOKENRELAY_REDIS_URL": settings.redis_url or f"redis://127.0.0.1:{settings.port + REDIS}/0",
+        "TOKENRELAY_REDIS_URL": settings.redis_url or _redis_url(settings),
         "TOKENRELAY_METRICS_PORT": str(metrics_port),
         "TOKENRELAY_LOG_FORMAT": "console",
         "TOKENRELAY_DRAIN_SECONDS": str(DRAIN_SECONDS),
     }
+
+
+def redis_socket(settings: StackSettings) -> Path | None:
+    """Returns where the stack's Redis listens beside its port; None if the path would be longer than a socket's may be."""
+    path = (settings.state / "redis" / "redis.sock").absolute()
+    return path if len(str(path).encode()) < SOCKET_PATH_BYTES else None
+
+
+def _redis_url(settings: StackSettings) -> str:
+    path = redis_socket(settings)
+    return f"redis://127.0.0.1:{settings.port + REDIS}/0" if path is None else f"unix://{path}?db=0"
 
 
 def _python(module: str, *arguments: str) -> list[str]:

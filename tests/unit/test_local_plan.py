@@ -26,6 +26,25 @@ def test_planning_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert engine.environment["TOKENRELAY_ENGINE_CORE_CPUS"] == "3"
 
 
+def redis_and_its_users(settings: StackSettings) -> tuple[list[str], set[str]]:
+    redis, *others = plan.processes(settings, MACHINE)
+    urls = (one.environment.get("TOKENRELAY_REDIS_URL") for one in others)
+    return redis.command, {url for url in urls if url is not None}
+
+
+def test_processes_reach_the_stacks_redis_over_a_socket(tmp_path: Path) -> None:
+    command, urls = redis_and_its_users(StackSettings(state=tmp_path))
+    path = str(tmp_path / "redis" / "redis.sock")
+    assert command[command.index("--unixsocket") + 1] == path
+    assert urls == {f"unix://{path}?db=0"}
+
+
+def test_a_folder_whose_name_is_too_long_for_a_socket_leaves_the_port(tmp_path: Path) -> None:
+    command, urls = redis_and_its_users(StackSettings(state=tmp_path / ("x" * 100), port=20_000))
+    assert "--unixsocket" not in command
+    assert urls == {"redis://127.0.0.1:20060/0"}
+
+
 def test_a_machine_without_a_redis_is_told_so() -> None:
     with pytest.raises(NoRedisError, match="set REDIS_URL"):
         plan.processes(StackSettings(), Machine(redis=None, cores=(0,)))
