@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenrelay.setting_types import Count, DelaySeconds, Port, Seconds
+from tokenrelay.setting_types import Count, DelaySeconds, Port, Seconds, TransportSeconds, WindowBytes
 from tokenrelay.settings import ServerSettings, StoreSettings, TlsSettings
 
 
@@ -14,6 +14,22 @@ class GatewaySettings(StoreSettings, TlsSettings, ServerSettings):
     port: Port = Field(50051, description="the port to listen on; 0: any free one")
     edge: Literal["envoy", "grpcio"] = Field(
         "grpcio", description="which server takes the connections; envoy is new, and costs less CPU a token"
+    )
+    # Half an hour, so that connections spread over gateways that were added, and few calls pay for a new handshake.
+    max_connection_seconds: TransportSeconds | None = Field(
+        1800.0, description=ServerSettings.model_fields["max_connection_seconds"].description
+    )
+    # Large enough that a client which reads is never waited for on a fast network, and small enough for 10,000 that do not.
+    stream_window_bytes: WindowBytes = Field(
+        128 * 1024,
+        description="what Envoy takes of one request ahead of the application, and keeps of one answer that its client does "
+        "not read; then the application waits. gRPC's own server chooses its windows itself",
+    )
+    connection_window_bytes: WindowBytes = Field(
+        1024 * 1024, description="what Envoy takes of all requests of a connection ahead of the application"
+    )
+    connection_buffer_bytes: WindowBytes = Field(
+        256 * 1024, description="what Envoy keeps of all answers of a connection that takes none"
     )
     lame_duck_seconds: DelaySeconds = Field(
         1.0, description="how long a stopping gateway still serves new calls after its health has become NOT_SERVING"

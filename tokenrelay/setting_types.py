@@ -11,7 +11,10 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from pydantic import AfterValidator, Field
 
 LARGEST_INT32 = 2**31 - 1
-MESSAGE_LIMIT_FACTOR = 4  # gRPC's own limit on a message stands so far above ours; see tokenrelay.serving.server
+# The limits of the server in front stand so far above ours, because its answers name no setting.
+MESSAGE_LIMIT_FACTOR = 4  # gRPC's on a message
+HEADER_LIMIT_FACTOR = 2  # gRPC's and Envoy's on headers
+LARGEST_ENVOY_HEADERS = 8192 * 1024  # bytes
 # What redis-py takes after the question mark and a process does not set itself; for what redis-py does not know it raises
 # TypeError at the first connection.
 REDIS_OPTIONS = frozenset(
@@ -107,6 +110,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=LARGEST_INT32)]
 Bytes = Annotated[int, Field(ge=1, le=2**53)]
 MessageBytes = Annotated[int, Field(ge=1, le=LARGEST_INT32 // MESSAGE_LIMIT_FACTOR)]
+HeaderCount = Annotated[int, Field(ge=1, le=LARGEST_INT32 // HEADER_LIMIT_FACTOR)]
+HeaderBytes = Annotated[int, Field(ge=1024, le=LARGEST_ENVOY_HEADERS // HEADER_LIMIT_FACTOR)]
+WindowBytes = Annotated[int, Field(ge=65_535, le=LARGEST_INT32)]  # HTTP/2's bounds: no window begins smaller
 Port = Annotated[int, Field(ge=0, le=65535)]
 Shards = Annotated[int, Field(ge=1, le=1024)]
 RedisUrl = Annotated[str, AfterValidator(redis_url)]

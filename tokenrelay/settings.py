@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tokenrelay.setting_types import (
     Bytes,
     Count,
+    HeaderBytes,
+    HeaderCount,
     MessageBytes,
     OtlpEndpoint,
     Port,
@@ -101,8 +103,23 @@ class ServerSettings(ProcessSettings):
     idle_connection_seconds: TransportSeconds = Field(
         600.0, description="close a connection after this long without a call; clients reconnect by themselves"
     )
+    max_connection_seconds: TransportSeconds | None = Field(
+        None,
+        description="how old a connection gets, within 10 %; then its client is asked to open another one, while calls that "
+        "are open on it go on to their end. Unset: as old as it likes",
+    )
     max_streams_per_connection: Count = Field(
-        1024, description="open calls on one connection; a gRPC client holds further ones back until one ends"
+        512, description="open calls on one connection; a gRPC client holds further ones back until one ends"
+    )
+    # A request with the headers of a sign-in and of tracing has two to four KiB.
+    max_header_bytes: HeaderBytes = Field(
+        32 * 1024, description="bytes of a request's headers, names and values together; above it calls are refused"
+    )
+    max_headers: HeaderCount = Field(100, description="headers of a request; above it calls are refused")
+    header_seconds: TransportSeconds = Field(
+        10.0,
+        description="how long a new connection may take to greet, by TLS or HTTP/2, and, where the edge is Envoy, a request's "
+        "headers to arrive; on gRPC's own server the keepalive bounds these",
     )
     max_calls: Count = Field(10_000, description="open calls; further ones are refused with UNAVAILABLE and RetryInfo")
     max_standard_calls: Count = Field(

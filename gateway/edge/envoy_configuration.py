@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.edge import envoy_limits
 from gateway.edge.departures import STREAM_HEADER
 from gateway.edge.envoy_tls import NODE
 from gateway.settings import GatewaySettings
@@ -16,13 +17,7 @@ TYPES = "type.googleapis.com/envoy"
 APPLICATION = "gateway.edge.inside:app"
 # What names a request in its header and on the pipe: no other request has its connection and its nanosecond.
 STREAM_NAME = "%CONNECTION_ID%-%START_TIME(%s%9f)%"
-# What one stream may hold in Envoy for a client that does not read, and what one may send ahead.
-STREAM_WINDOW_BYTES = 128 * 1024
-CONNECTION_WINDOW_BYTES = 1024 * 1024
-CONNECTION_BUFFER_BYTES = 256 * 1024
 REQUEST_OVERHEAD_BYTES = 64 * 1024
-HEADERS_SECONDS = 10.0  # for a request's headers to arrive
-NEVER = "0s"
 
 
 @dataclass(frozen=True)
@@ -52,18 +47,18 @@ def configuration(settings: GatewaySettings, place: Place) -> dict[str, Any]:
         "node": NODE,
         "admin": {"address": {"pipe": {"path": str(place.admin), "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(settings, place)]},
-        "overload_manager": _connections(settings),
+        "overload_manager": envoy_limits.of_process(settings),
     }
 
 
 def _listener(settings: GatewaySettings, place: Place) -> dict[str, Any]:
     chain: dict[str, Any] = {"filters": [_extension("envoy.filters.network.http_connection_manager", _http(settings, place))]}
     if place.transport_socket is not None:
-        chain["transport_socket"] = place.transport_socket
+        chain |= {"transport_socket": place.transport_socket, **envoy_limits.of_tls(settings)}
     return {
         "name": "gateway",
         "address": {"socket_address": {"address": place.address, "port_value": place.port}},
-        "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES,
+        **envoy_limits.of_listener(settings),
         "filter_chains": [chain],
     }
 
@@ -79,19 +74,7 @@ def _http(settings: GatewaySettings, place: Place) -> dict[str, Any]:
         "route_config": {"virtual_hosts": [_routes(settings)]},
         "http_filters": [_stream_name(), _application(place)],
         "access_log": [_departures(place)],
-        "stream_idle_timeout": NEVER,  # a generation may wait in the queue for as long as its caller likes
-        "request_headers_timeout": _seconds(HEADERS_SECONDS),
-        "common_http_protocol_options": {"idle_timeout": _seconds(settings.idle_connection_seconds)},
-        "http2_protocol_options": {
-            "max_concurrent_streams": settings.max_streams_per_connection,
-            "initial_stream_window_size": STREAM_WINDOW_BYTES,
-            "initial_connection_window_size": CONNECTION_WINDOW_BYTES,
-            "connection_keepalive": {
-                "interval": _seconds(settings.keepalive_seconds),
-                "timeout": _seconds(settings.keepalive_seconds),
-                "interval_jitter": {"value": 15},
-            },
-        },
+        **envoy_limits.of_http(settings),
     }
 
 
@@ -141,23 +124,5 @@ def _departures(place: Place) -> dict[str, Any]:
     return {**log, "filter": {"response_flag_filter": {"flags": ["DC"]}}}  # the downstream connection, or stream, is gone
 
 
-def _connections(settings: GatewaySettings) -> dict[str, Any]:
-    return {
-        "resource_monitors": [
-            _extension(
-                "envoy.resource_monitors.global_downstream_max_connections",
-                {
-                    "@type": f"{TYPES}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-                    "max_active_downstream_connections": settings.max_connections,
-                },
-            )
-        ]
-    }
-
-
 def _extension(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "typed_config": configuration}
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3f}s"

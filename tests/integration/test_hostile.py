@@ -247,11 +247,8 @@ HALF_A_CALL = frame(Frame.HEADERS, END_HEADERS, 1, header_block(request_fields(b
         "half a call and no answer",
     ],
 )
-async def test_who_connects_and_does_not_answer_is_cut_off(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch, said: bytes, keepalive_seconds: float
-) -> None:
-    monkeypatch.setattr(grpc_server, "HANDSHAKE_SECONDS", 0.5)
-    gateway = await stack.add_gateway(keepalive_seconds=keepalive_seconds)
+async def test_who_connects_and_does_not_answer_is_cut_off(stack: Stack, said: bytes, keepalive_seconds: float) -> None:
+    gateway = await stack.add_gateway(keepalive_seconds=keepalive_seconds, header_seconds=0.5)
     connection = RawConnection(gateway.target, polite=False)
     await connection.open(preface=False)
     try:

@@ -3,6 +3,7 @@
     translate   turns errors into statuses; no text of an exception that is not ours leaves the process
     observe     opens the call's span, counts it, and tells a deadline from a client that left
     place       takes one of the places for open calls, or refuses
+    headers     bounds the request's headers
     receive     reads and parses the request
 
 Whoever adds a step, such as authentication, adds it to `_ours` in Chain.__init__: after place, so that a flood of bad
@@ -23,6 +24,7 @@ from google.protobuf.message import Message
 
 from tokenrelay.metrics import CallMetrics
 from tokenrelay.serving.exchange import Exchange, Proceed, compose
+from tokenrelay.serving.header_limits import HeaderLimits
 from tokenrelay.serving.observe import Observe
 from tokenrelay.serving.place import Place
 from tokenrelay.serving.receive import Receive
@@ -44,9 +46,9 @@ class Chain(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, tracing: Tracing, metrics: CallMetrics, settings: ServerSettings) -> None:
-        translate, receive = Translate(), Receive(settings)
-        self._ours = compose([translate, Observe(tracing, metrics), Place.for_ours(settings), receive])
-        self._standard = compose([translate, Place.for_standard(settings), receive])
+        translate, headers, receive = Translate(), HeaderLimits(settings), Receive(settings)
+        self._ours = compose([translate, Observe(tracing, metrics), Place.for_ours(settings), headers, receive])
+        self._standard = compose([translate, Place.for_standard(settings), headers, receive])
 
     async def intercept_service(
         self,

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import resource
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +11,17 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave out what is private
 
 from tokenrelay import addresses
+from tokenrelay.serving import descriptors
 from tokenrelay.serving.health_servicer import HealthServicer
 from tokenrelay.serving.standard import add_standard_services
-from tokenrelay.setting_types import MESSAGE_LIMIT_FACTOR
+from tokenrelay.setting_types import HEADER_LIMIT_FACTOR, MESSAGE_LIMIT_FACTOR
 from tokenrelay.settings import ServerSettings
 from tokenrelay.start_up import SettingError
 
 # Calls that have come and wait for Python to take them. Past gRPC's own 1,000, a burst of good calls, or of resets by
 # somebody else, has calls end CANCELLED at random, which no client tries again.
 MAX_PENDING_CALLS = 10_000
-HANDSHAKE_SECONDS = 10.0  # for a new connection to greet as HTTP/2 does and to acknowledge our settings
 WATCH_SECONDS = 1.0
-SPARE_DESCRIPTORS = 128  # for Redis, logs and metrics, however many clients connect
 GRPC_LOGGER = "grpc._cython.cygrpc"
 NOT_WORTH_A_LINE = (
     "Invalid encoding on",  # a header that is no UTF-8; it is read as Latin-1 then
@@ -105,9 +103,10 @@ class GrpcServer:
 
 def build(settings: ServerSettings, services: Sequence[str], interceptor: grpc.aio.ServerInterceptor) -> GrpcServer:
     """Returns a server that reports NOT_SERVING; its servicers are still to be added."""
-    keepalive_ms = round(settings.keepalive_seconds * 1000)
+    keepalive_ms, header_ms = round(settings.keepalive_seconds * 1000), round(settings.header_seconds * 1000)
+    age = settings.max_connection_seconds
     logging.getLogger(GRPC_LOGGER).addFilter(_is_worth_a_line)
-    options = (
+    options = [
         ("grpc.so_reuseport", 0),  # else a second server would bind the same port without a word
         # Above ours, so that most oversized requests get our text.
         ("grpc.max_receive_message_length", settings.max_message_bytes * MESSAGE_LIMIT_FACTOR),
@@ -115,27 +114,27 @@ def build(settings: ServerSettings, services: Sequence[str], interceptor: grpc.a
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
-        ("grpc.max_allowed_incoming_connections", _connections(settings.max_connections)),
+        ("grpc.max_allowed_incoming_connections", descriptors.connections(settings.max_connections)),
         ("grpc.max_connection_idle_ms", round(settings.idle_connection_seconds * 1000)),
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", keepalive_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         # Without these two, what the machine at the other end receives but its program does not answer lasts a minute.
         ("grpc.http2.ping_timeout_ms", keepalive_ms),
-        ("grpc.http2.settings_timeout", round(HANDSHAKE_SECONDS * 1000)),
+        ("grpc.http2.settings_timeout", header_ms),
+        ("grpc.server_handshake_timeout_ms", header_ms),
+        # Above ours, too. Between the first one and the second one gRPC would refuse at random.
+        ("grpc.max_metadata_size", settings.max_header_bytes * HEADER_LIMIT_FACTOR),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes * HEADER_LIMIT_FACTOR),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
-    )
+        # gRPC adds or takes up to 10 % by itself, and by default gives calls that are open all the time that they need.
+        *([("grpc.max_connection_age_ms", round(age * 1000))] if age is not None else []),
+    ]
     server: Any = grpc.aio.server(interceptors=[interceptor])
-    server._server = _Serving(cygrpc.get_working_loop(), None, (), (interceptor,), options, None)
+    server._server = _Serving(cygrpc.get_working_loop(), None, (), (interceptor,), tuple(options), None)
     server.add_registered_method_handlers(OTHER_SERVICE, {OTHER_METHOD: None})
     return GrpcServer(server, add_standard_services(server, services, settings))
-
-
-def _connections(wanted: int) -> int:
-    """Returns how many connections to take: never so many that no file descriptor is left for anything else."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(wanted, max(1, descriptors - SPARE_DESCRIPTORS))
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

@@ -1,0 +1,155 @@
+"""What one client may take of a gateway, on either edge: headers, time, a connection's age, and answers that it does not read.
+
+Limits on connections, streams and calls stand in test_hostile.py and test_standard_services.py.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from drills.raw_http2.connection import RawConnection
+from drills.raw_http2.frames import PREFACE, Frame, frame, header_block, message, request_fields
+from gateway.edge.envoy_admin import Admin
+from tests.integration.conftest import spec
+from tests.integration.test_calls import reason
+from tests.integration.test_envoy_edge import running
+from tests.integration.test_envoy_tls import folder_of
+from tests.integration.test_hostile import PATIENCE, SERVICE
+from tests.support import stack as stacks
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
+from tokenrelay.v1 import generation_service_pb2 as s
+from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
+
+
+@pytest.fixture
+async def stack(own_redis: RedisServer) -> AsyncIterator[Stack]:
+    """A stack on one kind of Redis; limits do not depend on it."""
+    async with stacks.opened(own_redis.url) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["envoy", "grpcio"])
+def edge(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@asynccontextmanager
+async def _on_grpcio(stack: Stack, **settings: Any) -> AsyncIterator[str]:
+    yield (await stack.add_gateway(**settings)).target
+
+
+@asynccontextmanager
+async def _on_envoy(stack: Stack, **settings: Any) -> AsyncIterator[str]:
+    async with running(stack, **settings) as gateway:
+        yield gateway.target
+
+
+def gateway_at(edge: str, stack: Stack, **settings: Any) -> AbstractAsyncContextManager[str]:
+    """Starts a gateway; yields its address."""
+    return _on_envoy(stack, **settings) if edge == "envoy" else _on_grpcio(stack, **settings)
+
+
+@asynccontextmanager
+async def served(target: str) -> AsyncIterator[None]:
+    """Waits until a gateway knows of a worker."""
+    async with grpc.aio.insecure_channel(target) as channel:
+
+        async def has_a_model() -> bool:
+            return bool((await list_models(channel)).models)
+
+        await eventually(has_a_model, "the worker is seen")
+    yield
+
+
+async def list_models(channel: grpc.aio.Channel, *headers: tuple[str, str]) -> Any:
+    stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+    return await stub.ListModels(model_service_pb2.ListModelsRequest(), metadata=headers, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ([("x-large", "x" * 3000)], r"the request's headers have 3\d\d\d bytes; at most 2048 are allowed"),
+        ([(f"x-{number}", "") for number in range(50)], r"the request has 5\d headers; at most 40 are allowed"),
+    ],
+    ids=["bytes", "number"],
+)
+async def test_a_request_with_too_much_in_its_headers_is_refused(
+    stack: Stack, edge: str, headers: list[tuple[str, str]], said: str
+) -> None:
+    async with (
+        gateway_at(edge, stack, max_header_bytes=2048, max_headers=40) as target,
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match=said) as caught:
+            await list_models(channel, *headers)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert reason(caught.value) == "MESSAGE_TOO_LARGE"
+        await list_models(channel, ("x-good", "x" * 1000), *((f"x-{number}", "") for number in range(20)))
+
+
+async def test_headers_far_beyond_the_limit_end_their_call_alone(stack: Stack, edge: str) -> None:
+    path = b"/tokenrelay.v1.ModelService/ListModels"
+    async with gateway_at(edge, stack, max_header_bytes=2048) as target, RawConnection(target) as connection:
+        large = connection.call(request_fields(path, (b"x-large", b"x" * 15_000)), message(b""))
+        answer = await asyncio.wait_for(large, PATIENCE)
+        assert answer.status not in (0, None) or answer.reset is not None
+        assert (await asyncio.wait_for(connection.call(request_fields(path), message(b"")), PATIENCE)).status == 0
+
+
+async def test_headers_that_do_not_arrive_are_not_waited_for(stack: Stack, edge: str) -> None:
+    # gRPC's own server has no time for headers, but between the halves of a request's no ping can be answered either.
+    limits = {"header_seconds": 0.5} if edge == "envoy" else {"keepalive_seconds": 0.5}
+    half = frame(Frame.HEADERS, 0, 1, header_block(request_fields(SERVICE + b"Generate")))
+    async with gateway_at(edge, stack, **limits) as target:
+        connection = RawConnection(target, polite=False)
+        await connection.open(preface=False)
+        try:
+            connection.send(PREFACE + frame(Frame.SETTINGS, 0, 0) + half)
+            assert await connection.wait_until_closed(PATIENCE)
+        finally:
+            await connection.close()
+
+
+async def test_an_old_connection_is_left_for_a_new_one_and_its_stream_ends_well(stack: Stack, edge: str) -> None:
+    await stack.add_worker(await stack.add_engine(simulated_step_ms=10.0))
+    long = message(s.GenerateStreamRequest(spec=spec(max_tokens=300)).SerializeToString())
+    async with (
+        gateway_at(edge, stack, max_connection_seconds=1.0) as target,
+        served(target),
+        RawConnection(target) as old,
+    ):
+        _, whole = old.begin(request_fields(SERVICE + b"GenerateStream"), long)
+        await asyncio.wait_for(old.sent_away.wait(), PATIENCE)
+        assert not whole.done()
+        answer = await asyncio.wait_for(whole, PATIENCE)
+        assert (answer.status, answer.cut) == (0, False)
+        assert await old.wait_until_closed(PATIENCE)
+
+
+async def test_envoy_keeps_little_for_a_client_that_does_not_read(stack: Stack) -> None:
+    window = 65_535
+    await stack.add_worker(await stack.add_engine(simulated_step_ms=0.0))
+    endless = message(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)).SerializeToString())
+    async with (
+        running(stack, stream_window_bytes=window) as gateway,
+        served(gateway.target),
+        RawConnection(gateway.target, window=1000) as connection,
+    ):
+        admin = Admin(folder_of(gateway) / "admin.sock")
+        connection.begin(request_fields(SERVICE + b"GenerateStream"), endless)
+
+        async def kept() -> int:
+            return int((await admin.statistics("http2.pending_send_bytes"))["http2.pending_send_bytes"])
+
+        async def is_full() -> bool:
+            return await kept() >= window
+
+        await eventually(is_full, "Envoy keeps as much as it may")
+        assert await kept() < 2 * window  # the last message may lie across the bound
