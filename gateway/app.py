@@ -59,7 +59,7 @@ class Server(Protocol):
         """Sets what health tells."""
 
 
-BuildServer = Callable[[GatewaySettings, Sequence[str], grpc.aio.ServerInterceptor], Server]
+BuildServer = Callable[[GatewaySettings, Sequence[str], Chain], Server]
 
 
 class GatewayApplication:

@@ -12,6 +12,7 @@ from gateway.edge.grpc_over_asgi.messages import Receive
 from gateway.edge.grpc_over_asgi.response import Send
 from gateway.edge.grpc_over_asgi.server import GrpcOverAsgi
 from gateway.settings import GatewaySettings
+from tokenrelay.serving.chain import Chain
 from tokenrelay.serving.health_servicer import HealthServicer
 from tokenrelay.serving.standard import add_standard_services
 
@@ -32,9 +33,7 @@ class AsgiServer:
         self._departures = departures
         self.listening = asyncio.Event()
 
-    def build(
-        self, settings: GatewaySettings, services: Sequence[str], interceptor: grpc.aio.ServerInterceptor
-    ) -> "AsgiServer":
+    def build(self, settings: GatewaySettings, services: Sequence[str], interceptor: Chain) -> "AsgiServer":
         """Returns itself, with health and reflection; see gateway.app.BuildServer."""
         self.server = GrpcOverAsgi(interceptor, settings.max_message_bytes, self._departures)
         self.health: HealthServicer = add_standard_services(self.server, services, settings)

@@ -117,6 +117,28 @@ async def test_headers_that_do_not_arrive_are_not_waited_for(stack: Stack, edge:
             await connection.close()
 
 
+async def test_requests_that_are_not_whole_yet_count_among_all_requests(stack: Stack) -> None:
+    # On Envoy alone: what has come of a request lies in gRPC's own server there, which has no such bound.
+    large = message(s.SubmitGenerationRequest(spec=spec("x" * 60_000)).SerializeToString())
+    async with running(stack, max_request_bytes=100_000) as gateway, RawConnection(gateway.target) as connection:
+        slow, _ = connection.begin(request_fields(SERVICE + b"SubmitGeneration"))
+        for start in range(0, 50_000, 10_000):
+            connection.send(frame(Frame.DATA, 0, slow, large[start : start + 10_000]))
+
+        async def is_refused() -> bool:
+            async with RawConnection(gateway.target) as other:
+                answer = await asyncio.wait_for(other.call(request_fields(SERVICE + b"SubmitGeneration"), large), PATIENCE)
+            return answer.text == "too many bytes of requests in flight (limit 100000)"
+
+        await eventually(is_refused, "the bytes of the first request count")
+        connection.reset(slow)
+
+        async def is_taken() -> bool:
+            return not await is_refused()
+
+        await eventually(is_taken, "they are free again")
+
+
 async def test_an_old_connection_is_left_for_a_new_one_and_its_stream_ends_well(stack: Stack, edge: str) -> None:
     await stack.add_worker(await stack.add_engine(simulated_step_ms=10.0))
     long = message(s.GenerateStreamRequest(spec=spec(max_tokens=300)).SerializeToString())

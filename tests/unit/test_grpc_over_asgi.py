@@ -8,20 +8,21 @@ import pytest
 from gateway.edge.grpc_over_asgi import headers
 from gateway.edge.grpc_over_asgi.headers import MalformedHeaderError
 from gateway.edge.grpc_over_asgi.messages import Requests, framed
-from tokenrelay.errors import InvalidRequestError, MessageTooLargeError, UnimplementedError
+from tokenrelay.errors import InvalidRequestError, MessageTooLargeError, UnavailableError, UnimplementedError
+from tokenrelay.serving.budget import Budget
 from tokenrelay.serving.exchange import ClientGoneError
 
 MOST = 100
 
 
-def requests(*chunks: bytes, encoding: bytes = b"identity", leaves: bool = False) -> Requests:
+def requests(*chunks: bytes, encoding: bytes = b"identity", leaves: bool = False, budget: Budget | None = None) -> Requests:
     events: list[dict[str, Any]] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     events.append({"type": "http.disconnect"} if leaves else {"type": "http.request", "body": b"", "more_body": False})
 
     async def receive() -> dict[str, Any]:
         return events.pop(0)
 
-    return Requests(receive, encoding, MOST)
+    return Requests(receive, encoding, MOST, budget or Budget(MOST))
 
 
 def compressed(message: bytes) -> bytes:
@@ -34,6 +35,22 @@ async def test_messages_are_found_however_the_body_is_cut(size: int) -> None:
     body = framed(b"one") + framed(b"") + framed(b"x" * MOST)
     chunks = [body[start : start + size] for start in range(0, len(body), size)]
     assert [message async for message in requests(*chunks)] == [b"one", b"", b"x" * MOST]
+
+
+async def test_a_message_that_is_not_whole_yet_takes_from_the_budget_of_all_requests() -> None:
+    budget = Budget(100)
+    body = framed(b"x" * MOST)
+    slow, other = requests(body[:80], body[80:], budget=budget), requests(body, budget=budget)
+    await slow._read()
+    with pytest.raises(UnavailableError, match="limit 100"):
+        await anext(other)
+    assert await anext(slow) == b"x" * MOST  # one alone may be larger than all of the budget
+    assert await anext(requests(body, budget=budget)) == b"x" * MOST
+    left = requests(body[:80], leaves=True, budget=budget)
+    with pytest.raises(ClientGoneError):
+        await anext(left)
+    left.close()
+    assert await anext(requests(body, budget=budget)) == b"x" * MOST
 
 
 async def test_what_is_no_whole_message_is_dropped() -> None:

@@ -23,6 +23,7 @@ import grpc
 from google.protobuf.message import Message
 
 from tokenrelay.metrics import CallMetrics
+from tokenrelay.serving.budget import Budget
 from tokenrelay.serving.exchange import Exchange, Proceed, compose
 from tokenrelay.serving.header_limits import HeaderLimits
 from tokenrelay.serving.observe import Observe
@@ -43,10 +44,14 @@ class Chain(grpc.aio.ServerInterceptor):
 
     Args:
         settings: the limits on calls and on their requests.
+
+    Attributes:
+        budget: the bytes of all requests, for a server that holds such before they are whole.
     """
 
     def __init__(self, tracing: Tracing, metrics: CallMetrics, settings: ServerSettings) -> None:
-        translate, headers, receive = Translate(), HeaderLimits(settings), Receive(settings)
+        self.budget = Budget(settings.max_request_bytes)
+        translate, headers, receive = Translate(), HeaderLimits(settings), Receive(settings, self.budget)
         self._ours = compose([translate, Observe(tracing, metrics), Place.for_ours(settings), headers, receive])
         self._standard = compose([translate, Place.for_standard(settings), headers, receive])
 

@@ -1,13 +1,13 @@
 """The step that reads a call's request: in time, within a size, as a message, and within a budget for all calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
-from tokenrelay.errors import InvalidRequestError, MessageTooLargeError, UnavailableError
+from tokenrelay.errors import InvalidRequestError, MessageTooLargeError
+from tokenrelay.serving.budget import Budget
 from tokenrelay.serving.exchange import Exchange, Proceed
 from tokenrelay.settings import ServerSettings
 
@@ -16,12 +16,13 @@ class Receive:
     """Reads the request of a call that has one, and each request of a call that has many.
 
     Args:
-        settings: how large and how slow a request may be, and how many bytes of them this process holds.
+        settings: how large and how slow a request may be.
+        budget: the bytes of all requests.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, budget: Budget) -> None:
         self._settings = settings
-        self._held = 0  # bytes of the requests of all open calls
+        self._budget = budget
 
     async def __call__(self, exchange: Exchange, proceed: Proceed) -> Any:
         if exchange.takes_stream:
@@ -29,7 +30,7 @@ class Receive:
             return await proceed(exchange)
         raw = await self._first(exchange)
         # Until the call ends, since the handler may keep the request for as long.
-        with self._budget(len(raw)):
+        with self._budget.holding(len(raw)):
             exchange.request = self._parse(raw, exchange)
             del raw
             return await proceed(exchange)
@@ -47,20 +48,8 @@ class Receive:
 
     async def _each(self, exchange: Exchange) -> AsyncIterator[Message]:
         async for raw in exchange.messages:
-            with self._budget(len(raw)):
+            with self._budget.holding(len(raw)):
                 yield self._parse(raw, exchange)
-
-    @contextmanager
-    def _budget(self, size: int) -> Iterator[None]:
-        """Holds some bytes of the budget for requests; one alone may be larger than all of it."""
-        most = self._settings.max_request_bytes
-        if self._held and self._held + size > most:
-            raise UnavailableError(f"too many bytes of requests in flight (limit {most})", retry_after=1.0)
-        self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
 
     def _parse(self, raw: bytes, exchange: Exchange) -> Message:
         most = self._settings.max_message_bytes

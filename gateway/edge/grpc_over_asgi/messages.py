@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tokenrelay.errors import InvalidRequestError, MessageTooLargeError, UnimplementedError
+from tokenrelay.serving.budget import Budget
 from tokenrelay.serving.exchange import ClientGoneError
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -27,12 +28,14 @@ class Requests:
         receive: ASGI's.
         encoding: the request's grpc-encoding.
         max_bytes: the largest message. No more than this and one chunk of the body are held at a time.
+        budget: from which the bytes are taken that are held, until their message is whole.
     """
 
-    def __init__(self, receive: Receive, encoding: bytes, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, encoding: bytes, max_bytes: int, budget: Budget) -> None:
         self._receive = receive
         self._encoding = encoding
         self._max_bytes = max_bytes
+        self._budget = budget
         self._buffer = bytearray()
         self.is_complete = False
 
@@ -46,6 +49,7 @@ class Requests:
             MessageTooLargeError: a message is larger than allowed, compressed or not.
             InvalidRequestError: a message is compressed and says not how, or is not what it says.
             UnimplementedError: a message is compressed in a way that this server does not know.
+            UnavailableError: this process holds too many bytes of requests that are not whole yet.
             ClientGoneError: the client has left.
         """
         while (message := self._next()) is None:
@@ -54,11 +58,21 @@ class Requests:
             await self._read()
         return message
 
+    def close(self) -> None:
+        """Drops what has come of a message that will never be whole."""
+        self._drop(len(self._buffer))
+
+    def _drop(self, size: int) -> None:
+        del self._buffer[:size]
+        self._budget.give_back(size)
+
     async def _read(self) -> None:
         event = await self._receive()
         if event["type"] != "http.request":
             raise ClientGoneError("the client left before its request was complete")
-        self._buffer += event.get("body", b"")
+        body = event.get("body", b"")
+        self._budget.take(len(body), own=len(self._buffer))
+        self._buffer += body
         self.is_complete = not event.get("more_body", False)
 
     def _next(self) -> bytes | None:
@@ -72,7 +86,7 @@ class Requests:
         if len(buffer) < end:
             return None
         flag, message = buffer[0], bytes(buffer[PREFIX_BYTES:end])
-        del buffer[:end]
+        self._drop(end)
         return message if flag == 0 else self._decompressed(flag, message)
 
     def _decompressed(self, flag: int, message: bytes) -> bytes:

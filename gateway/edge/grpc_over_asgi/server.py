@@ -15,6 +15,7 @@ from gateway.edge.grpc_over_asgi.context import Context
 from gateway.edge.grpc_over_asgi.headers import MalformedHeaderError
 from gateway.edge.grpc_over_asgi.messages import Receive, Requests
 from gateway.edge.grpc_over_asgi.response import Send
+from tokenrelay.serving.chain import Chain
 from tokenrelay.serving.exchange import CLIENT_GONE
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ class GrpcOverAsgi:
         departures: tells which clients have left.
     """
 
-    def __init__(self, interceptor: grpc.aio.ServerInterceptor, max_message_bytes: int, departures: Departures) -> None:
+    def __init__(self, interceptor: Chain, max_message_bytes: int, departures: Departures) -> None:
         self._interceptor = interceptor
         self._max_message_bytes = max_message_bytes
         self._departures = departures
@@ -90,7 +91,9 @@ class GrpcOverAsgi:
         # The deadline and a departure both cancel this task, so that the handler cleans up as at any cancel.
         alarm = None if deadline is None else loop.call_at(deadline, task.cancel)
         context = Context(metadata, send, deadline)
-        requests = Requests(receive, given.get(b"grpc-encoding", b"identity"), self._max_message_bytes)
+        requests = Requests(
+            receive, given.get(b"grpc-encoding", b"identity"), self._max_message_bytes, self._interceptor.budget
+        )
         self._open_calls += 1
         try:
             with self._departures.expected(given.get(STREAM_HEADER), task):
@@ -103,6 +106,7 @@ class GrpcOverAsgi:
             log.debug("the client left while it was answered", method=scope["raw_path"])
         finally:
             self._open_calls -= 1
+            requests.close()
             context.close()
             if alarm is not None:
                 alarm.cancel()
