@@ -5,6 +5,7 @@ The library is structlog, because an event's fields stay fields until the last m
 
 import logging
 import sys
+from functools import partial
 
 import structlog
 
@@ -16,6 +17,7 @@ def set_up(process: str, settings: ProcessSettings) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        partial(_name_process, process),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -40,7 +42,6 @@ def set_up(process: str, settings: ProcessSettings) -> None:
         # Else each line, also a debug line that nobody sees, makes a logger anew.
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     # Libraries log through the standard module; their warnings go the same way.
     renderer = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -52,3 +53,13 @@ def set_up(process: str, settings: ProcessSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(renderer)
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _name_process(process: str, _: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Adds the process' name, unless another one is bound.
+
+    A context variable would not do: the tasks in which Envoy's module serves requests are no children of the one in which
+    the process starts.
+    """
+    event.setdefault("process", process)
+    return event

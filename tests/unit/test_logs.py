@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from contextvars import Context
 
 import pytest
 import structlog
@@ -50,6 +51,12 @@ def test_json_lines_name_process_level_and_time(capsys: pytest.CaptureFixture[st
     assert {"process": "worker", "level": "info", "event": "ready", "port": 1}.items() <= lines[0].items()
     assert lines[0]["timestamp"].endswith("Z")
     assert {"process": "worker", "level": "warning", "event": "careful: hot"}.items() <= lines[1].items()
+
+
+def test_lines_of_tasks_that_are_nobody_s_children_name_the_process_too(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("worker", ProcessSettings(log_format="json"))
+    Context().run(structlog.get_logger().info, "serves")
+    assert json.loads(capsys.readouterr().err)["process"] == "worker"
 
 
 def test_less_important_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
