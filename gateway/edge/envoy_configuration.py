@@ -72,7 +72,8 @@ def _http(settings: GatewaySettings, place: Place) -> dict[str, Any]:
         # The addresses and the header below are what a proxy in front says of its own client; here they are only passed on.
         "use_remote_address": False,
         "route_config": {"virtual_hosts": [_routes(settings)]},
-        "http_filters": [_stream_name(), _application(place)],
+        "http_filters": [_readable_paths(), _stream_name(), _application(place)],
+        "local_reply_config": {"mappers": [_NOT_FOUND_INSTEAD_OF_FORBIDDEN]},
         "access_log": [_departures(place)],
         **envoy_limits.of_http(settings),
     }
@@ -83,6 +84,26 @@ def _routes(settings: GatewaySettings) -> dict[str, Any]:
     whole_request = settings.max_message_bytes + REQUEST_OVERHEAD_BYTES
     route = {"match": {"prefix": "/"}, "direct_response": {"status": 404}, "request_body_buffer_limit": whole_request}
     return {"name": "gateway", "domains": ["*"], "routes": [route]}
+
+
+# As gRPC's own server answers: UNIMPLEMENTED, which Envoy makes of 404.
+_NOT_FOUND_INSTEAD_OF_FORBIDDEN = {
+    "filter": {"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": 403, "runtime_key": "never_set"}}}},
+    "status_code": 404,
+}
+
+
+def _readable_paths() -> dict[str, Any]:
+    """Returns what refuses paths with bytes that are not ASCII: the module fails at them, and its call would never end."""
+    readable = {"header": {"name": ":path", "string_match": {"safe_regex": {"regex": "[!-~]*"}}}}
+    policy = {"permissions": [{"not_rule": readable}], "principals": [{"any": True}]}
+    return _extension(
+        "envoy.filters.http.rbac",
+        {
+            "@type": f"{TYPES}.extensions.filters.http.rbac.v3.RBAC",
+            "rules": {"action": "DENY", "policies": {"unreadable": policy}},
+        },
+    )
 
 
 def _stream_name() -> dict[str, Any]:

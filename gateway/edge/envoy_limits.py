@@ -50,6 +50,8 @@ def of_http(settings: GatewaySettings) -> dict[str, Any]:
         # HTTP/1.1 has no GOAWAY. Closed at its age, a connection would take a response with it.
         "http1_safe_max_connection_duration": True,
         "http2_protocol_options": {
+            # A malformed header ends its own call, not the connection with everybody else's.
+            "override_stream_error_on_invalid_http_message": True,
             "max_concurrent_streams": settings.max_streams_per_connection,
             "initial_stream_window_size": settings.stream_window_bytes,
             "initial_connection_window_size": settings.connection_window_bytes,
