@@ -1,4 +1,4 @@
-"""A whole stack in this process: gateway, worker and simulated engine on a real Redis."""
+"""A whole stack: gateway, worker and simulated engine on a real Redis, once for each edge of the gateway."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import stack as stacks
 from tests.support.redis_server import RedisServer
-from tests.support.stack import Running, Stack
+from tests.support.stack import Edge, Gateway, Running, Stack
 from tokenrelay.v1 import generation_pb2
 
 
@@ -17,15 +17,15 @@ class Served:
     """A stack that serves, and its parts."""
 
     stack: Stack
-    gateway: Running
+    gateway: Gateway
     engine: Running
     worker: Running
     stub: Any
 
 
 @pytest.fixture
-async def stack(redis: RedisServer) -> AsyncIterator[Stack]:
-    async with stacks.opened(redis.url) as opened:
+async def stack(redis: RedisServer, edge: Edge) -> AsyncIterator[Stack]:
+    async with stacks.opened(redis.url, edge) as opened:
         yield opened
 
 

@@ -7,9 +7,11 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+from redis.asyncio import Redis
 
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read, reason, started, state_of
+from tests.integration.test_processes_come_and_go import queued
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_pb2 as g
@@ -77,7 +79,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("fields", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
 async def test_a_wrong_request_is_refused_with_the_field_and_the_limit(
-    served: Served, fields: dict[str, Any], message: str
+    served: Served, client: Redis, fields: dict[str, Any], message: str
 ) -> None:
     calls: tuple[Any, ...] = (
         served.stub.Generate(s.GenerateRequest(**fields)),
@@ -96,7 +98,7 @@ async def test_a_wrong_request_is_refused_with_the_field_and_the_limit(
         field = message.partition(":")[0]
         if "." in field or " " not in field:
             assert field in [violation.field for violation in bad.field_violations]
-    assert (await served.worker.application._store.queue.depth("simulated-test")).generations == 0
+    assert await queued(client, 0)
 
 
 async def failure(call: Any) -> tuple[grpc.StatusCode, str, str]:
@@ -243,7 +245,7 @@ async def test_a_full_queue_refuses_and_says_when_to_retry(stack: Stack) -> None
         assert events[-1].HasField("finished"), "what was accepted is not lost"
 
 
-async def test_a_queue_timeout_and_a_deadline_hold_in_the_queue(stack: Stack) -> None:
+async def test_a_queue_timeout_and_a_deadline_hold_in_the_queue(stack: Stack, client: Redis) -> None:
     engine = await stack.add_engine(simulated_slots=1)
     await stack.add_worker(engine, prefetch=0)
     gateway = await stack.add_gateway()
@@ -258,9 +260,5 @@ async def test_a_queue_timeout_and_a_deadline_hold_in_the_queue(stack: Stack) ->
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(stub.GenerateStream(s.GenerateStreamRequest(spec=spec("waits too")), timeout=0.2))
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-
-    async def empty() -> bool:
-        return (await gateway.application._store.queue.depth("simulated-test")).generations == 0
-
-    await eventually(empty, "the expired ones have left the queue")
+    await eventually(lambda: queued(client, 0), "the expired ones have left the queue")
     running.cancel()

@@ -16,10 +16,12 @@ from tests.integration.test_command_line import assert_refused, invoke
 from tests.support import stack as stacks
 from tests.support.certificates import DAY, Files, authority
 from tests.support.redis_server import RedisServer
-from tests.support.stack import MODEL, Running, Stack
+from tests.support.stack import MODEL, Edge, Gateway, Stack
 from tests.support.waiting import eventually
 from tokenrelay.client import AsyncClient, Client, RetryPolicy, Tls
 from tokenrelay.errors import HandshakeError, TokenrelayError, UnavailableError
+
+pytestmark = pytest.mark.in_process_gateway("Envoy has no TLS yet")
 
 AUTHORITY, STRANGER = authority(), authority("stranger")
 LATE = timedelta(minutes=-1)
@@ -38,12 +40,12 @@ class Place:
     def files(self) -> Files:
         return Files.within(self.folder)
 
-    async def gateway(self, shown: Issued, **settings: Any) -> Running:
+    async def gateway(self, shown: Issued, **settings: Any) -> Gateway:
         self.files.write(shown)
         self.files.client_ca.write_bytes(AUTHORITY.own.certificate)
         return await self.stack.add_gateway(**self.files.settings, **settings)
 
-    async def strict_gateway(self) -> Running:
+    async def strict_gateway(self) -> Gateway:
         """Starts a gateway that asks for clients' certificates."""
         return await self.gateway(AUTHORITY.server(DAY), tls_client_ca=str(self.files.client_ca))
 
@@ -62,12 +64,12 @@ class Place:
 
 
 @pytest.fixture
-async def place(own_redis: RedisServer, tmp_path: Path) -> AsyncIterator[Place]:
-    async with stacks.opened(own_redis.url) as opened:
+async def place(own_redis: RedisServer, tmp_path: Path, edge: Edge) -> AsyncIterator[Place]:
+    async with stacks.opened(own_redis.url, edge) as opened:
         yield Place(opened, tmp_path)
 
 
-async def served(place: Place) -> tuple[Running, Tls]:
+async def served(place: Place) -> tuple[Gateway, Tls]:
     """Starts a stack that serves, with a gateway that asks for certificates; returns the gateway and what it accepts."""
     gateway = await place.strict_gateway()
     await place.stack.add_worker(await place.stack.add_engine())

@@ -228,16 +228,16 @@ async def test_a_stream_goes_on_through_another_gateway_by_itself(served: Served
         async with client.stream("hello", max_tokens=3000, ignore_eos=True) as stream:
             texts: list[str] = []
             ids: list[int] = []
+            is_stopped = False
             async for delta in stream:
                 texts.append(delta.text)
                 ids.extend(delta.token_ids)
-                if stream.position.sequence > 300 and served.gateway.application is not None:
-                    gateway, served.gateway.application = served.gateway.application, None
-                    await gateway.stop()
+                if stream.position.sequence > 300 and not is_stopped:
+                    is_stopped = True
+                    await served.gateway.stop(abruptly=True)
         assert (ids, "".join(texts)) == expected(max_tokens=3000)
         assert stream.finished is not None
         assert stream.finished.attempts == 1
-    served.gateway.application = gateway
 
 
 async def test_the_synchronous_stream_goes_on_too(served: Served) -> None:
@@ -258,7 +258,7 @@ async def test_the_synchronous_stream_goes_on_too(served: Served) -> None:
 
     using = asyncio.create_task(asyncio.to_thread(use))
     await reached.wait()
-    await served.gateway.application.stop()
+    await served.gateway.stop(abruptly=True)
     assert await using == expected(max_tokens=3000)
 
 

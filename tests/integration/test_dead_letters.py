@@ -362,7 +362,7 @@ async def test_an_engine_is_dead_if_nobody_or_another_process_is_there(stack: St
 
     monkeypatch.setattr(SimulatedEngine, "start", load)
     starting = asyncio.create_task(stack.add_engine(port=port))
-    await eventually(lambda: stack.newest is not None and stack.newest.application.port == port, "another process loads")
+    await eventually(lambda: stack.running[-1] is not engine and stack.running[-1].port == port, "another process loads")
     assert await link.has_died(instance, 5.0)
     starting.cancel()
     await link.close()

@@ -3,6 +3,8 @@
 import asyncio
 import signal
 
+import pytest
+
 from drills.raw_http2.connection import RawConnection
 from drills.raw_http2.frames import message, request_fields
 from tests.integration.conftest import spec
@@ -11,6 +13,8 @@ from tests.integration.test_hostile import GOOD, PATIENCE, SERVICE, UNAVAILABLE
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_service_pb2 as s
+
+pytestmark = pytest.mark.edge("envoy")
 
 
 async def test_clients_are_told_to_connect_elsewhere_while_open_streams_end(stack: Stack) -> None:

@@ -26,6 +26,8 @@ from tokenrelay import settings
 from tokenrelay.v1 import generation_pb2, generation_service_pb2_grpc
 from tokenrelay.v1 import generation_service_pb2 as s
 
+pytestmark = pytest.mark.edge("envoy")
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 

@@ -23,17 +23,19 @@ from tests.integration.test_tls import AUTHORITY, wait_until_shown
 from tests.support import stack as stacks
 from tests.support.certificates import DAY, Files
 from tests.support.redis_server import RedisServer
-from tests.support.stack import Stack
+from tests.support.stack import Edge, Stack
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_service_pb2 as s
+
+pytestmark = pytest.mark.edge("envoy")
 
 TRUSTED = grpc.ssl_channel_credentials(AUTHORITY.own.certificate)
 
 
 @pytest.fixture
-async def stack(own_redis: RedisServer) -> AsyncIterator[Stack]:
+async def stack(own_redis: RedisServer, edge: Edge) -> AsyncIterator[Stack]:
     """A stack on one kind of Redis; TLS does not depend on it."""
-    async with stacks.opened(own_redis.url) as opened:
+    async with stacks.opened(own_redis.url, edge) as opened:
         yield opened
 
 

@@ -119,8 +119,7 @@ async def is_served(served: Served) -> None:
             return False
 
     await eventually(whole, "new work is done", patience=15.0)
-    for running in served.stack._running:
-        assert not running._run.done(), f"{type(running.application).__name__} has ended"  # type: ignore[union-attr]
+    served.stack.assert_all_run()
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -131,10 +130,9 @@ async def test_nothing_ends_of_foreign_data_at_a_shared_key(served: Served, clie
 
 @pytest.mark.parametrize("message", [GARBAGE, b"", b"\x0a\x03\x0a\x01x"], ids=["garbage", "nothing", "half an entry"])
 async def test_nothing_ends_of_foreign_messages(served: Served, client: Redis, message: bytes) -> None:
-    gateway = served.gateway.application._gateway_id
-    worker = served.worker.application._worker_id
-    await published(keys.feed_channel(gateway), message)(client)
-    await published(keys.worker_channel(worker), message)(client)
+    await served.stack.wait_until_served(await served.stack.add_gateway(gateway_id="another"))
+    for channel in (keys.feed_channel("another"), keys.worker_channel(served.worker.application._worker_id)):
+        assert await published(channel, message)(client) == 1, "it has been heard"
     await is_served(served)
 
 

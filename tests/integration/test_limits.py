@@ -5,7 +5,7 @@ Limits on connections, streams and calls stand in test_hostile.py and test_stand
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -21,38 +21,17 @@ from tests.integration.test_envoy_tls import folder_of
 from tests.integration.test_hostile import PATIENCE, SERVICE
 from tests.support import stack as stacks
 from tests.support.redis_server import RedisServer
-from tests.support.stack import Stack
+from tests.support.stack import Edge, Stack
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_service_pb2 as s
 from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
 
 
 @pytest.fixture
-async def stack(own_redis: RedisServer) -> AsyncIterator[Stack]:
+async def stack(own_redis: RedisServer, edge: Edge) -> AsyncIterator[Stack]:
     """A stack on one kind of Redis; limits do not depend on it."""
-    async with stacks.opened(own_redis.url) as opened:
+    async with stacks.opened(own_redis.url, edge) as opened:
         yield opened
-
-
-@pytest.fixture(params=["envoy", "grpcio"])
-def edge(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@asynccontextmanager
-async def _on_grpcio(stack: Stack, **settings: Any) -> AsyncIterator[str]:
-    yield (await stack.add_gateway(**settings)).target
-
-
-@asynccontextmanager
-async def _on_envoy(stack: Stack, **settings: Any) -> AsyncIterator[str]:
-    async with running(stack, **settings) as gateway:
-        yield gateway.target
-
-
-def gateway_at(edge: str, stack: Stack, **settings: Any) -> AbstractAsyncContextManager[str]:
-    """Starts a gateway; yields its address."""
-    return _on_envoy(stack, **settings) if edge == "envoy" else _on_grpcio(stack, **settings)
 
 
 @asynccontextmanager
@@ -81,12 +60,10 @@ async def list_models(channel: grpc.aio.Channel, *headers: tuple[str, str]) -> A
     ids=["bytes", "number"],
 )
 async def test_a_request_with_too_much_in_its_headers_is_refused(
-    stack: Stack, edge: str, headers: list[tuple[str, str]], said: str
+    stack: Stack, headers: list[tuple[str, str]], said: str
 ) -> None:
-    async with (
-        gateway_at(edge, stack, max_header_bytes=2048, max_headers=40) as target,
-        grpc.aio.insecure_channel(target) as channel,
-    ):
+    gateway = await stack.add_gateway(max_header_bytes=2048, max_headers=40)
+    async with grpc.aio.insecure_channel(gateway.target) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match=said) as caught:
             await list_models(channel, *headers)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -94,31 +71,32 @@ async def test_a_request_with_too_much_in_its_headers_is_refused(
         await list_models(channel, ("x-good", "x" * 1000), *((f"x-{number}", "") for number in range(20)))
 
 
-async def test_headers_far_beyond_the_limit_end_their_call_alone(stack: Stack, edge: str) -> None:
+async def test_headers_far_beyond_the_limit_end_their_call_alone(stack: Stack) -> None:
     path = b"/tokenrelay.v1.ModelService/ListModels"
-    async with gateway_at(edge, stack, max_header_bytes=2048) as target, RawConnection(target) as connection:
+    gateway = await stack.add_gateway(max_header_bytes=2048)
+    async with RawConnection(gateway.target) as connection:
         large = connection.call(request_fields(path, (b"x-large", b"x" * 15_000)), message(b""))
         answer = await asyncio.wait_for(large, PATIENCE)
         assert answer.status not in (0, None) or answer.reset is not None
         assert (await asyncio.wait_for(connection.call(request_fields(path), message(b"")), PATIENCE)).status == 0
 
 
-async def test_headers_that_do_not_arrive_are_not_waited_for(stack: Stack, edge: str) -> None:
+async def test_headers_that_do_not_arrive_are_not_waited_for(stack: Stack) -> None:
     # gRPC's own server has no time for headers, but between the halves of a request's no ping can be answered either.
-    limits = {"header_seconds": 0.5} if edge == "envoy" else {"keepalive_seconds": 0.5}
+    limits = {"header_seconds": 0.5} if stack.edge == "envoy" else {"keepalive_seconds": 0.5}
     half = frame(Frame.HEADERS, 0, 1, header_block(request_fields(SERVICE + b"Generate")))
-    async with gateway_at(edge, stack, **limits) as target:
-        connection = RawConnection(target, polite=False)
-        await connection.open(preface=False)
-        try:
-            connection.send(PREFACE + frame(Frame.SETTINGS, 0, 0) + half)
-            assert await connection.wait_until_closed(PATIENCE)
-        finally:
-            await connection.close()
+    gateway = await stack.add_gateway(**limits)
+    connection = RawConnection(gateway.target, polite=False)
+    await connection.open(preface=False)
+    try:
+        connection.send(PREFACE + frame(Frame.SETTINGS, 0, 0) + half)
+        assert await connection.wait_until_closed(PATIENCE)
+    finally:
+        await connection.close()
 
 
+@pytest.mark.edge("envoy")  # what has come of a request lies in gRPC's own server there, which has no such bound
 async def test_requests_that_are_not_whole_yet_count_among_all_requests(stack: Stack) -> None:
-    # On Envoy alone: what has come of a request lies in gRPC's own server there, which has no such bound.
     large = message(s.SubmitGenerationRequest(spec=spec("x" * 60_000)).SerializeToString())
     async with running(stack, max_request_bytes=100_000) as gateway, RawConnection(gateway.target) as connection:
         slow, _ = connection.begin(request_fields(SERVICE + b"SubmitGeneration"))
@@ -139,14 +117,11 @@ async def test_requests_that_are_not_whole_yet_count_among_all_requests(stack: S
         await eventually(is_taken, "they are free again")
 
 
-async def test_an_old_connection_is_left_for_a_new_one_and_its_stream_ends_well(stack: Stack, edge: str) -> None:
+async def test_an_old_connection_is_left_for_a_new_one_and_its_stream_ends_well(stack: Stack) -> None:
     await stack.add_worker(await stack.add_engine(simulated_step_ms=10.0))
     long = message(s.GenerateStreamRequest(spec=spec(max_tokens=300)).SerializeToString())
-    async with (
-        gateway_at(edge, stack, max_connection_seconds=1.0) as target,
-        served(target),
-        RawConnection(target) as old,
-    ):
+    gateway = await stack.add_gateway(max_connection_seconds=1.0)
+    async with served(gateway.target), RawConnection(gateway.target) as old:
         _, whole = old.begin(request_fields(SERVICE + b"GenerateStream"), long)
         await asyncio.wait_for(old.sent_away.wait(), PATIENCE)
         assert not whole.done()
@@ -155,6 +130,7 @@ async def test_an_old_connection_is_left_for_a_new_one_and_its_stream_ends_well(
         assert await old.wait_until_closed(PATIENCE)
 
 
+@pytest.mark.edge("envoy")
 async def test_envoy_keeps_little_for_a_client_that_does_not_read(stack: Stack) -> None:
     window = 65_535
     await stack.add_worker(await stack.add_engine(simulated_step_ms=0.0))

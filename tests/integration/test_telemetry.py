@@ -11,7 +11,6 @@ import grpc
 import pytest
 import structlog
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
-from opentelemetry.trace import SpanKind
 
 from deploy.local.trace_receiver import Traces, serve_queries
 from tests.integration.conftest import Served, spec
@@ -130,13 +129,6 @@ async def test_a_cancelled_stream_is_no_success(receiver: str, stack: Stack) -> 
     server = spans[SERVER]
     assert server.failed
     assert server.attributes["rpc.response.status_code"] == "CANCELLED"
-
-
-async def test_nothing_is_set_up_without_an_endpoint(served: Served) -> None:
-    tracing = served.gateway.application._readers._reports._tracing
-    assert not tracing.enabled
-    span = tracing.span("x", kind=SpanKind.SERVER)
-    assert not span.is_recording()
 
 
 async def test_a_client_s_trace_is_kept_even_when_nothing_is_exported(served: Served) -> None:

@@ -18,12 +18,14 @@ from tests.integration.test_settings_unreachable import run
 from tests.support import stack as stacks
 from tests.support.certificates import DAY, Files, Volume, authority
 from tests.support.redis_server import RedisServer
-from tests.support.stack import MODEL, Running, Stack
+from tests.support.stack import MODEL, Edge, Gateway, Stack
 from tests.support.waiting import eventually
 from tokenrelay.serving.certificates import LOOK_SECONDS
 from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as pb
 from tokenrelay.v1 import generation_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+
+pytestmark = pytest.mark.in_process_gateway("Envoy has no TLS yet")
 
 AUTHORITY, STRANGER = authority(), authority("stranger")
 REPLACEMENTS, STREAMS = 20, 20
@@ -31,9 +33,9 @@ LONG = 100_000  # tokens; a stream of them does not end by itself
 
 
 @pytest.fixture
-async def stack(own_redis: RedisServer) -> AsyncIterator[Stack]:
+async def stack(own_redis: RedisServer, edge: Edge) -> AsyncIterator[Stack]:
     """A stack on one kind of Redis; TLS does not depend on it."""
-    async with stacks.opened(own_redis.url) as opened:
+    async with stacks.opened(own_redis.url, edge) as opened:
         yield opened
 
 
@@ -46,7 +48,7 @@ def files(tmp_path: Path) -> Files:
 
 
 @asynccontextmanager
-async def channel(gateway: Running, own: Issued | None = None, trusted: bytes | None = None) -> AsyncIterator[Any]:
+async def channel(gateway: Gateway, own: Issued | None = None, trusted: bytes | None = None) -> AsyncIterator[Any]:
     """Opens a channel of gRPC's own, with a client certificate or without."""
     key, certificate = (own.key, own.certificate) if own else (None, None)
     credentials = grpc.ssl_channel_credentials(trusted or AUTHORITY.own.certificate, key, certificate)
@@ -59,7 +61,7 @@ async def list_models(opened: Any) -> list[str]:
     return [model.name for model in (await stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=10)).models]
 
 
-async def refused(gateway: Running, **how: Any) -> grpc.aio.AioRpcError:
+async def refused(gateway: Gateway, **how: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async with channel(gateway, **how) as opened:
             await list_models(opened)
@@ -67,7 +69,7 @@ async def refused(gateway: Running, **how: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-def shown_to_a_new_connection(gateway: Running) -> bytes:
+def shown_to_a_new_connection(gateway: Gateway) -> bytes:
     """Returns the certificate that a client that trusts the authority is shown, as DER."""
     context = ssl.create_default_context(cadata=AUTHORITY.own.certificate.decode())
     context.set_alpn_protocols(["h2"])
@@ -79,7 +81,7 @@ def shown_to_a_new_connection(gateway: Running) -> bytes:
     return shown
 
 
-async def wait_until_shown(gateway: Running, issued: Issued) -> None:
+async def wait_until_shown(gateway: Gateway, issued: Issued) -> None:
     """Waits for a new connection that is shown a certificate."""
 
     async def is_shown() -> bool:
@@ -89,13 +91,13 @@ async def wait_until_shown(gateway: Running, issued: Issued) -> None:
     await eventually(is_shown, "new connections are shown the new certificate")
 
 
-async def serve(stack: Stack, **settings: Any) -> Running:
+async def serve(stack: Stack, **settings: Any) -> Gateway:
     """Starts a stack whose gateway has settings; returns the gateway."""
     await stack.add_worker(await stack.add_engine(simulated_step_ms=20.0))
     return await stack.add_gateway(**settings)
 
 
-async def wait_until_served(gateway: Running, own: Issued | None = None) -> None:
+async def wait_until_served(gateway: Gateway, own: Issued | None = None) -> None:
     async with channel(gateway, own) as opened:
 
         async def is_served() -> bool:

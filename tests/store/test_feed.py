@@ -67,6 +67,20 @@ async def test_a_reader_that_is_far_behind_is_not_kept_up_with(bench: Bench) -> 
     assert follower._must_read
 
 
+async def test_a_lost_end_is_found_for_readers_of_the_end_alone(bench: Bench) -> None:
+    feed = feed_of(bench)
+    name = await bench.submit(gateway="g1", lease_ms=15_000)
+    follower = feed.follow(name, 0, from_log=False, end_only=True)
+    follower.is_accepted = True
+    reading = asyncio.create_task(follower.next_items())
+    claim = await bench.take()
+    await bench.append(claim, 0, 5)
+    await bench.finish(claim, 5)
+    assert not reading.done(), "nothing of it has come over the feed"
+    await feed.renew_once()
+    assert (await asyncio.wait_for(reading, 60))[-1].terminal is not None
+
+
 @pytest.mark.parametrize("what", ["an entry", "a reason to read again", "a failure"])
 async def test_what_comes_while_the_log_is_read_is_not_slept_over(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str

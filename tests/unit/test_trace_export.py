@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.trace import SpanKind
 
 from gateway.settings import GatewaySettings
 from tokenrelay import settings, telemetry
@@ -89,6 +90,12 @@ def test_what_waits_is_exported_when_the_process_ends(
         assert {span.trace_id.hex() for span in of_scope.spans} == {TRACEPARENT.split("-")[1]}
         assert {span.parent_span_id.hex() for span in of_scope.spans} == {TRACEPARENT.split("-")[2]}
     assert names == [f"span {number}" for number in range(SPANS)]
+
+
+def test_nothing_is_set_up_without_an_endpoint() -> None:
+    tracing = telemetry.set_up("gateway", "g1", GatewaySettings())
+    assert not tracing.enabled
+    assert not tracing.span("x", kind=SpanKind.SERVER).is_recording()
 
 
 @pytest.mark.parametrize("set_up", [telemetry.set_up, telemetry.provider])
