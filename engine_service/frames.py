@@ -1,8 +1,8 @@
 """Frames: the output of the engine's steps for many generations at once, merged while the worker is behind.
 
 A frame is sent as soon as it has content and fewer than the allowed number of frames are unacknowledged. Until then the
-tokens of each choice are merged, so that a busier path sends larger frames; a lone stream waits for nothing. After a frame
-of several streams, the next one is delayed a little; see pace.py.
+tokens of each choice are merged, so that a busier path sends larger frames; a lone stream waits for nothing. When the
+session is behind its engine, the next one is delayed a little; see pace.py.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ class Frames:
         self._waiting: dict[int, dict[int, list[Tokens]]] = {}  # not sent yet, by key and choice
         self._outcomes: dict[int, Outcome] = {}
         self._sent = 0
-        self._under_way: deque[tuple[int, float, int]] = deque()  # unacknowledged: frame, when it was sent, outputs in it
+        self._under_way: deque[pace.SentFrame] = deque()  # unacknowledged
+        self._sent_at: float | None = None  # when the newest frame was sent
         self._resting = False
         self._closed = False
         self._wake = asyncio.Event()
@@ -72,9 +73,8 @@ class Frames:
         """Notes that the frames up to a number are in the log."""
         # Only the newest acknowledged frame says how busy the path is; a worker may acknowledge several at once.
         rest = 0.0
-        while self._under_way and self._under_way[0][0] <= frame:
-            _, sent, outputs = self._under_way.popleft()
-            rest = pace.rest(time.monotonic() - sent, outputs)
+        while self._under_way and self._under_way[0].number <= frame:
+            rest = pace.rest(self._under_way.popleft(), time.monotonic())
         if rest:
             self._resting = True
             asyncio.get_running_loop().call_later(rest, self._go_on)
@@ -139,8 +139,13 @@ class Frames:
         self._metrics.frames.inc()
         self._metrics.tokens.inc(count)
         frame.sent_at_ns = time.monotonic_ns()
-        self._under_way.append((self._sent, frame.sent_at_ns / 1e9, len(frame.outputs) + len(keys)))
+        self._note_sent(frame.sent_at_ns / 1e9, len(frame.outputs) + len(keys), count)
         return frame
+
+    def _note_sent(self, at: float, streams: int, tokens: int) -> None:
+        gathered = None if self._sent_at is None else at - self._sent_at
+        self._sent_at = at
+        self._under_way.append(pace.SentFrame(self._sent, at, gathered, streams, tokens))
 
     def _may_leave(self) -> bool:
         has_some = bool(self._waiting or self._outcomes)
