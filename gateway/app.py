@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from gateway import memory
 from gateway.core.admission import Admission
 from gateway.core.bounds import Limits
+from gateway.core.core import Core
 from gateway.core.directory import ModelDirectory
 from gateway.core.readers import Readers
 from gateway.core.reports import Reports
@@ -59,7 +60,12 @@ class Server(Protocol):
         """Sets what health tells."""
 
 
-BuildServer = Callable[[GatewaySettings, Sequence[str], Chain], Server]
+BuildServer = Callable[[GatewaySettings, Sequence[str], Chain, Core], Server]
+
+
+def build_grpc_alone(settings: GatewaySettings, services: Sequence[str], chain: Chain, _: Core) -> Server:
+    """Returns gRPC's own server, which speaks no other protocol."""
+    return server.build(settings, services, chain)
 
 
 class GatewayApplication:
@@ -71,7 +77,7 @@ class GatewayApplication:
         ends_tls: whether that server speaks TLS itself, if the settings ask for it; Envoy does it in front of ours.
     """
 
-    def __init__(self, settings: GatewaySettings, build: BuildServer = server.build, *, ends_tls: bool = True) -> None:
+    def __init__(self, settings: GatewaySettings, build: BuildServer = build_grpc_alone, *, ends_tls: bool = True) -> None:
         self._settings = settings
         self._build = build
         self._ends_tls = ends_tls
@@ -91,7 +97,8 @@ class GatewayApplication:
         self._open_store(metrics_registry)
         self._open_metrics(metrics_registry)
         self._servicer = self._make_servicer(tracing)
-        self._server = self._build(settings, SERVICES, Chain(tracing, metrics.CallMetrics(metrics_registry), settings))
+        chain = Chain(tracing, metrics.CallMetrics(metrics_registry), settings)
+        self._server = self._build(settings, SERVICES, chain, Core(directory=self._directory, problem=self._problem))
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
         with_tls = settings.tls_certificate is not None

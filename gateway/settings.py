@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenrelay.setting_types import Count, DelaySeconds, Port, Seconds, TransportSeconds, WindowBytes
+from tokenrelay.setting_types import Count, DelaySeconds, Origins, Port, Seconds, TransportSeconds, WindowBytes
 from tokenrelay.settings import ServerSettings, StoreSettings, TlsSettings
 
 
@@ -30,6 +30,11 @@ class GatewaySettings(StoreSettings, TlsSettings, ServerSettings):
     )
     connection_buffer_bytes: WindowBytes = Field(
         256 * 1024, description="what Envoy keeps of all answers of a connection that takes none"
+    )
+    cors_origins: Origins | None = Field(
+        None,
+        description="the pages that may call this gateway from a browser: their origins, such as https://chat.example.com, "
+        "with commas between them. any: pages of every site. Unset: none",
     )
     lame_duck_seconds: DelaySeconds = Field(
         1.0, description="how long a stopping gateway still serves new calls after its health has become NOT_SERVING"

@@ -36,6 +36,8 @@ REDIS_OPTIONS = frozenset(
         "username",
     }
 )
+ANY_ORIGIN = "any"  # in words, so that nobody opens a gateway to every page by a habit from elsewhere
+ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[1-9]\d{0,4})?")
 
 
 def _parts(url: str) -> SplitResult:
@@ -103,6 +105,18 @@ def _address(text: str) -> str:
     return text
 
 
+def _origins(text: str) -> str:
+    for one in text.split(","):
+        if one != ANY_ORIGIN and not ORIGIN.fullmatch(one):
+            raise ValueError(
+                "must be origins as a browser writes them, in small letters and without a path or the scheme's own port, "
+                f"with commas between them, as in https://chat.example.com,http://127.0.0.1:8000; or {ANY_ORIGIN}"
+            )
+    if ANY_ORIGIN in text.split(",") and text != ANY_ORIGIN:
+        raise ValueError(f"is either {ANY_ORIGIN} or a list of origins")
+    return text
+
+
 Seconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False)]
 DelaySeconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 TransportSeconds = Annotated[float, Field(ge=0.001, le=LARGEST_INT32 // 1000, allow_inf_nan=False)]
@@ -118,4 +132,5 @@ Shards = Annotated[int, Field(ge=1, le=1024)]
 RedisUrl = Annotated[str, AfterValidator(redis_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
+Origins = Annotated[str, AfterValidator(_origins)]
 Address = Annotated[str, AfterValidator(_address)]

@@ -67,6 +67,17 @@ class ModelDirectory:
         self._metrics.queue_age.labels(name).set(await self._queue.age(name) if depth.generations else 0)
         self._metrics.workers.labels(name).set(self._models[name].model.workers)
 
+    async def listed(self) -> list[tuple[ServedModel, int]]:
+        """Returns what available() does, as it is now.
+
+        Raises:
+            StoreUnavailableError: Redis cannot be asked.
+        """
+        await self.refresh()
+        if not self.store_answers:
+            raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0)
+        return self.available()
+
     def available(self) -> list[tuple[ServedModel, int]]:
         """Returns the models that are served or expected back, by name, each with how many generations wait."""
         return [

@@ -5,22 +5,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc
+import structlog
 
-from gateway.edge.departures import Departures
+from gateway.core.core import Core
+from gateway.edge.departures import STREAM_HEADER, Departures
 from gateway.edge.grpc_over_asgi.headers import is_grpc
 from gateway.edge.grpc_over_asgi.messages import Receive
-from gateway.edge.grpc_over_asgi.response import Send
 from gateway.edge.grpc_over_asgi.server import GrpcOverAsgi
+from gateway.http import errors
+from gateway.http.answer import Answer, Send
+from gateway.http.application import HttpApplication
 from gateway.settings import GatewaySettings
 from tokenrelay.serving.chain import Chain
 from tokenrelay.serving.health_servicer import HealthServicer
 from tokenrelay.serving.standard import add_standard_services
 
-NOT_GRPC = b'{"error": {"message": "this gateway serves gRPC alone; content-type must be application/grpc"}}'
+log = structlog.get_logger(__name__)
+
+GRPC = "application/grpc"
 
 
 class AsgiServer:
-    """Serves gRPC, and refuses what is not gRPC.
+    """Serves gRPC, and hands to gateway.http what is not gRPC.
 
     Args:
         departures: tells which clients have left.
@@ -33,9 +39,10 @@ class AsgiServer:
         self._departures = departures
         self.listening = asyncio.Event()
 
-    def build(self, settings: GatewaySettings, services: Sequence[str], interceptor: Chain) -> "AsgiServer":
+    def build(self, settings: GatewaySettings, services: Sequence[str], interceptor: Chain, core: Core) -> "AsgiServer":
         """Returns itself, with health and reflection; see gateway.app.BuildServer."""
         self.server = GrpcOverAsgi(interceptor, settings.max_message_bytes, self._departures)
+        self._http = HttpApplication(core, settings.max_message_bytes)
         self.health: HealthServicer = add_standard_services(self.server, services, settings)
         return self
 
@@ -59,10 +66,22 @@ class AsgiServer:
     async def serve(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serves one request."""
         headers = dict(scope["headers"])
-        if is_grpc(headers.get(b"content-type", b"")):
+        content_type = headers.get(b"content-type", b"")
+        if is_grpc(content_type):
             await self.server.serve(scope, headers, receive, send)
-            return
-        # As gRPC's HTTP/2 mapping wants it of a server that is called with another content type.
-        start = {"type": "http.response.start", "status": 415, "headers": [(b"content-type", b"application/json")]}
-        await send(start)
-        await send({"type": "http.response.body", "body": NOT_GRPC, "more_body": False})
+        elif content_type.startswith(GRPC.encode()) or self.server.knows(scope["path"]):
+            # As gRPC's HTTP/2 mapping wants it of a server that is called with another content type.
+            is_call = scope["method"] == "POST"
+            error = errors.unsupported_media_type(GRPC) if is_call else errors.method_not_allowed("POST")
+            await Answer(scope, receive, send).refuse(error)
+        else:
+            await self._serve_http(scope, headers, receive, send)
+
+    async def _serve_http(self, scope: dict[str, Any], headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            with self._departures.expected(headers.get(STREAM_HEADER), task):
+                await self._http(scope, receive, send)
+        except asyncio.CancelledError:
+            log.debug("the client left before it was answered", path=scope["path"])

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.edge import envoy_limits
+from gateway.edge import envoy_filters, envoy_limits
 from gateway.edge.departures import STREAM_HEADER
+from gateway.edge.envoy_extension import TYPES, extension
 from gateway.edge.envoy_tls import NODE
 from gateway.settings import GatewaySettings
 
-TYPES = "type.googleapis.com/envoy"
 APPLICATION = "gateway.edge.inside:app"
 # What names a request in its header and on the pipe: no other request has its connection and its nanosecond.
 STREAM_NAME = "%CONNECTION_ID%-%START_TIME(%s%9f)%"
@@ -52,7 +52,7 @@ def configuration(settings: GatewaySettings, place: Place) -> dict[str, Any]:
 
 
 def _listener(settings: GatewaySettings, place: Place) -> dict[str, Any]:
-    chain: dict[str, Any] = {"filters": [_extension("envoy.filters.network.http_connection_manager", _http(settings, place))]}
+    chain: dict[str, Any] = {"filters": [extension("envoy.filters.network.http_connection_manager", _http(settings, place))]}
     if place.transport_socket is not None:
         chain |= {"transport_socket": place.transport_socket, **envoy_limits.of_tls(settings)}
     return {
@@ -71,44 +71,30 @@ def _http(settings: GatewaySettings, place: Place) -> dict[str, Any]:
         "generate_request_id": False,
         # The addresses and the header below are what a proxy in front says of its own client; here they are only passed on.
         "use_remote_address": False,
-        "route_config": {"virtual_hosts": [_routes(settings)]},
-        "http_filters": [_readable_paths(), _stream_name(), _application(place)],
-        "local_reply_config": {"mappers": [_NOT_FOUND_INSTEAD_OF_FORBIDDEN]},
+        "route_config": {"virtual_hosts": [_routes(settings)], "validate_clusters": False},
+        "http_filters": [_stream_name(), *envoy_filters.before_the_application(), _application(place)],
+        "local_reply_config": envoy_filters.own_answers(settings),
         "access_log": [_departures(place)],
+        # What some load balancers still probe with, and without a host.
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "gateway"},
         **envoy_limits.of_http(settings),
     }
 
 
 def _routes(settings: GatewaySettings) -> dict[str, Any]:
-    """Returns one route for everything; the module answers before Envoy would route, but its limits count."""
+    """Returns one route for everything. The module answers before Envoy would route, but its limits and its CORS policy count.
+
+    A route to a cluster that is not there, since Envoy's filter for CORS looks at no other kind.
+    """
     whole_request = settings.max_message_bytes + REQUEST_OVERHEAD_BYTES
-    route = {"match": {"prefix": "/"}, "direct_response": {"status": 404}, "request_body_buffer_limit": whole_request}
-    return {"name": "gateway", "domains": ["*"], "routes": [route]}
-
-
-# As gRPC's own server answers: UNIMPLEMENTED, which Envoy makes of 404.
-_NOT_FOUND_INSTEAD_OF_FORBIDDEN = {
-    "filter": {"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": 403, "runtime_key": "never_set"}}}},
-    "status_code": 404,
-}
-
-
-def _readable_paths() -> dict[str, Any]:
-    """Returns what refuses paths with bytes that are not ASCII: the module fails at them, and its call would never end."""
-    readable = {"header": {"name": ":path", "string_match": {"safe_regex": {"regex": "[!-~]*"}}}}
-    policy = {"permissions": [{"not_rule": readable}], "principals": [{"any": True}]}
-    return _extension(
-        "envoy.filters.http.rbac",
-        {
-            "@type": f"{TYPES}.extensions.filters.http.rbac.v3.RBAC",
-            "rules": {"action": "DENY", "policies": {"unreadable": policy}},
-        },
-    )
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "none"}, "request_body_buffer_limit": whole_request}
+    host = {"name": "gateway", "domains": ["*"], "routes": [route]}
+    return host | envoy_filters.cors_policy(settings)
 
 
 def _stream_name() -> dict[str, Any]:
     header = {"key": STREAM_HEADER.decode(), "value": STREAM_NAME}
-    return _extension(
+    return extension(
         "envoy.filters.http.header_mutation",
         {
             "@type": f"{TYPES}.extensions.filters.http.header_mutation.v3.HeaderMutation",
@@ -121,7 +107,7 @@ def _application(place: Place) -> dict[str, Any]:
     text = json.dumps(
         {"app": APPLICATION, "interface": "asgi", "root_path": "", "worker_threads": 1, "lifespan": True, "loop": "uvloop"}
     )
-    return _extension(
+    return extension(
         "pyvoy",
         {
             "@type": f"{TYPES}.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
@@ -134,7 +120,7 @@ def _application(place: Place) -> dict[str, Any]:
 
 
 def _departures(place: Place) -> dict[str, Any]:
-    log = _extension(
+    log = extension(
         "envoy.access_loggers.file",
         {
             "@type": f"{TYPES}.extensions.access_loggers.file.v3.FileAccessLog",
@@ -143,7 +129,3 @@ def _departures(place: Place) -> dict[str, Any]:
         },
     )
     return {**log, "filter": {"response_flag_filter": {"flags": ["DC"]}}}  # the downstream connection, or stream, is gone
-
-
-def _extension(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "typed_config": configuration}

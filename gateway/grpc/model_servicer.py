@@ -3,7 +3,6 @@
 from typing import Any
 
 from gateway.core.directory import ModelDirectory
-from tokenrelay.errors import StoreUnavailableError
 from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
 
 
@@ -16,11 +15,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def ListModels(
         self, request: model_service_pb2.ListModelsRequest, context: Any
     ) -> model_service_pb2.ListModelsResponse:
-        await self._directory.refresh()
-        if not self._directory.store_answers:
-            raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0)
         response = model_service_pb2.ListModelsResponse()
-        for served, queued in self._directory.available():
+        for served, queued in await self._directory.listed():
             model = response.models.add()
             model.CopyFrom(served.model)
             model.queued = queued

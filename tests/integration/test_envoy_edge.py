@@ -8,8 +8,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -137,14 +135,6 @@ async def test_a_deadline_ends_the_call_and_its_generation(gateway: Gateway) -> 
         return await gateway.state(generation_id) == generation_pb2.GENERATION_STATE_EXPIRED
 
     await eventually(has_expired, "the generation has expired")
-
-
-async def test_what_is_not_grpc_is_refused(gateway: Gateway) -> None:
-    with pytest.raises(HTTPError) as caught:
-        await asyncio.to_thread(urlopen, f"http://127.0.0.1:{gateway.port}/v1/models")
-    with caught.value as answer:
-        assert answer.code == 415
-        assert b"serves gRPC alone" in answer.read()
 
 
 async def test_sigterm_drains_and_leaves_nothing_behind(gateway: Gateway) -> None:

@@ -26,6 +26,20 @@ NOT_UTF8 = "a\udcff"  # as os.environ shows the byte 0xff
 # What is wrong with texts that have a form, by field.
 TEXTS = {
     "gateway_id": ["a b", "é" * 3 + "\n", "a/b"],
+    "cors_origins": [
+        "*",
+        "null",
+        "chat.example.com",
+        "https://chat.example.com/",
+        "https://Chat.example.com",
+        "https://chat.example.com:443",
+        "http://chat.example.com:80",
+        "https://*.example.com",
+        "https://a, https://b",
+        "https://a,",
+        "https://a,any",
+        "https://user@a",
+    ],
     "worker_id": ["a b", "a/b"],
     "engine_core_cpus": ["first", "1-", "1,,2", "-1"],
     "engine_address": ["127.0.0.1", "http://127.0.0.1:50061", "127.0.0.1:0", "127.0.0.1:99999", "::1:50061", "a b:1", "h:x"],

@@ -62,6 +62,10 @@ class GrpcOverAsgi:
         """Takes handlers that are asked for a method by its name; called by generated code."""
         self._generic += generic
 
+    def knows(self, path: str) -> bool:
+        """Tells whether a path is that of a method."""
+        return path in self._registered
+
     async def wait_until_idle(self, seconds: float) -> None:
         """Waits until no call is open, for so many seconds at most."""
         with suppress(TimeoutError):

@@ -1,0 +1,19 @@
+"""The core as one object: what the protocols of a gateway stand on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.core.directory import ModelDirectory
+
+
+@dataclass(frozen=True)
+class Core:
+    """What a protocol is given at its start; it adds its own way to say things, and nothing else.
+
+    Attributes:
+        directory: the models.
+        problem: says in a few words why this gateway should get no calls now; None: it should.
+    """
+
+    directory: ModelDirectory
+    problem: Callable[[], str | None]
