@@ -58,7 +58,8 @@ class FrameAttacks:
             connection.reset(stream, self._chance.choice([0, CANCEL, 2, 2**32 - 1]))
         await connection.flush()
         self._tally.came("rapid resets", "reset", RESETS)
-        await calls.make_one(connection, "after rapid resets", (request_fields(GET), message(b"")), self._tally)
+        # A server may have had enough of the connection by then.
+        await calls.make_one(connection, "after rapid resets", (request_fields(GET), message(b"")), self._tally, may_break=True)
         return RESETS + 1
 
     async def floods(self, _: RawConnection) -> int:

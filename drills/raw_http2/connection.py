@@ -16,7 +16,6 @@ import hpack
 from drills.raw_http2.frames import (
     ACK,
     CANCEL,
-    END_HEADERS,
     END_STREAM,
     FRAME_BYTES,
     INITIAL_WINDOW_SIZE,
@@ -28,7 +27,9 @@ from drills.raw_http2.frames import (
     Frame,
     frame,
     header_block,
+    header_frames,
 )
+from drills.raw_http2.windows import Windows
 
 
 class Streams:
@@ -102,7 +103,7 @@ class RawConnection:
         self.streams = Streams()
         self.sent_away = asyncio.Event()
         self._next_stream = 1
-        self._credit = WINDOW  # for all that is sent
+        self._windows = Windows()
         self._granted = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -155,9 +156,9 @@ class RawConnection:
         """Sends headers, and a small body with the end of the stream if there is one."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         answer = self.streams.expect(stream)
-        self.send(frame(Frame.HEADERS, END_HEADERS, stream, header_block(fields)))
+        self.send(header_frames(stream, header_block(fields)))
         if body is not None:
-            self._credit -= len(body)
+            self._windows.sent(stream, len(body))
             self.send(frame(Frame.DATA, END_STREAM, stream, body))
         if not self.is_open:
             self.streams.cut()
@@ -166,22 +167,26 @@ class RawConnection:
     async def call(self, fields: Sequence[tuple[bytes, bytes]], body: bytes) -> Answer:
         """Makes a call and returns its answer; a body of any size is sent as fast as the server grants it."""
         stream, answer = self.begin(fields)
-        place = 0
-        while True:
-            part = body[place : place + min(FRAME_BYTES, max(0, self._credit))]
-            place += len(part)
-            self._credit -= len(part)
-            self.send(frame(Frame.DATA, END_STREAM if place == len(body) else 0, stream, part))
-            if place == len(body):
-                return await answer
-            if self._credit <= 0:
-                self._granted.clear()
-                granted = asyncio.ensure_future(self._granted.wait())
-                waited: set[asyncio.Future[Any]] = {granted, answer}
-                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                granted.cancel()
-            if answer.done():
-                return await answer
+        try:
+            place = 0
+            while True:
+                part = body[place : place + min(FRAME_BYTES, self._windows.room(stream))]
+                place += len(part)
+                self._windows.sent(stream, len(part))
+                if part or place == len(body):  # empty frames are an attack of their own
+                    self.send(frame(Frame.DATA, END_STREAM if place == len(body) else 0, stream, part))
+                if place == len(body):
+                    return await answer
+                if not self._windows.room(stream):
+                    self._granted.clear()
+                    granted = asyncio.ensure_future(self._granted.wait())
+                    waited: set[asyncio.Future[Any]] = {granted, answer}
+                    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                    granted.cancel()
+                if answer.done():
+                    return await answer
+        finally:
+            self._windows.forget(stream)
 
     def reset(self, stream: int, code: int = CANCEL) -> None:
         """Breaks a stream off."""
@@ -213,10 +218,12 @@ class RawConnection:
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == Frame.WINDOW_UPDATE:
-            # Streams have as much room as the connection for the sizes that are sent here.
-            self._credit += int.from_bytes(payload, "big") if stream == 0 else 0
+            self._windows.take_update(stream, payload)
             self._granted.set()
         elif kind in (Frame.SETTINGS, Frame.PING) and not flags & ACK and self._polite:
+            if kind == Frame.SETTINGS:
+                self._windows.take_settings(payload)
+                self._granted.set()
             self.send(frame(kind, ACK, 0, payload if kind == Frame.PING else b""))
         elif kind == Frame.GOAWAY:
             self.sent_away.set()

@@ -69,6 +69,14 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind & 0xFF, flags)) + stream.to_bytes(4, "big") + payload
 
 
+def header_frames(stream: int, block: bytes) -> bytes:
+    """Returns a header block as one frame, and as many more as it needs."""
+    parts = [block[start : start + FRAME_BYTES] for start in range(0, len(block), FRAME_BYTES)] or [b""]
+    kinds = [Frame.HEADERS, *[Frame.CONTINUATION] * (len(parts) - 1)]
+    ends = [*[0] * (len(parts) - 1), END_HEADERS]
+    return b"".join(frame(kind, end, stream, part) for kind, end, part in zip(kinds, ends, parts, strict=True))
+
+
 def header_block(fields: Fields) -> bytes:
     """Returns header fields as literals that leave no trace in the other side's table."""
     return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)

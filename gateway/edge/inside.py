@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from gateway.app import GatewayApplication
-from gateway.edge import control
+from gateway.edge import control, loop_errors
 from gateway.edge.asgi_server import AsgiServer
 from gateway.edge.control import Control
 from gateway.edge.departures import Departures
@@ -49,6 +49,7 @@ class Inside:
         await receive()
         settings = all_settings.load(InsideSettings)
         logs.set_up("gateway", settings)
+        asyncio.get_running_loop().set_exception_handler(loop_errors.handle)
         departures = Departures()
         departures.watch(settings.edge_departures)
         parent = await Control.open(socket.socket(fileno=settings.edge_control))
