@@ -42,8 +42,15 @@ class QueueReader:
 
     async def read_all(self, model: str, shard: int) -> None:
         """Reads one shard's queue until closed."""
+        is_drained = False
         while await self._changes.wait_until(lambda: self._wanted() > 0):
-            reading = asyncio.ensure_future(self._queue.read(model, self._worker_id, self._share(), shard, block=True))
+            asked = self._share()
+            # What has just given less than it was asked for is empty. To look before waiting would be two round trips for
+            # every generation of a worker that is not busy.
+            reading = asyncio.ensure_future(
+                self._queue.read(model, self._worker_id, asked, shard, block=True, look=not is_drained)
+            )
+            is_drained = False
             try:
                 # Never cancel a pending read: Redis may already have assigned entries to this consumer, and they would stay
                 # pending until recovery finds them.
@@ -55,6 +62,7 @@ class QueueReader:
                 log.debug("the queue cannot be read", shard=shard, reason=str(error))
                 await asyncio.sleep(PAUSE)
                 continue
+            is_drained = len(found) < asked
             if found:
                 log.debug("entries read", shard=shard, generation_ids=[entry.generation_id for entry in found])
             self._take(found)

@@ -83,17 +83,22 @@ class Queue:
             for name in STREAMS:
                 await self._connection.streams.ensure_group(keys.queue(name, model, shard), keys.GROUP)
 
-    async def read(self, model: str, worker: str, count: int, shard: int, *, block: bool) -> list[QueueEntry]:
+    async def read(
+        self, model: str, worker: str, count: int, shard: int, *, block: bool, look: bool = True
+    ) -> list[QueueEntry]:
         """Reads waiting generations, requeued ones first; empty after about a second without any.
 
-        What is read is pending on the worker until the generation ends, or is requeued.
+        What is read is pending on the worker until the generation ends, or is requeued. Without a look, which is for queues
+        that were empty a moment ago, up to `count` new ones may come beside as many requeued ones.
         """
         streams = _streams(model, shard)
         try:
             found = await self._shared.read(
                 keys.prefix(shard),
                 dict.fromkeys(streams, "stream"),
-                lambda: self._connection.streams.read_group(keys.GROUP, worker, list(streams), count, block=block),
+                lambda: self._connection.streams.read_group(
+                    keys.GROUP, worker, list(streams), count, block=block, look=look
+                ),
             )
         except NoSuchGroupError:
             await self.prepare(model)
