@@ -96,9 +96,7 @@ class Queue:
             found = await self._shared.read(
                 keys.prefix(shard),
                 dict.fromkeys(streams, "stream"),
-                lambda: self._connection.streams.read_group(
-                    keys.GROUP, worker, list(streams), count, block=block, look=look
-                ),
+                lambda: self._connection.streams.read_group(keys.GROUP, worker, list(streams), count, block=block, look=look),
             )
         except NoSuchGroupError:
             await self.prepare(model)
