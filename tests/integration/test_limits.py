@@ -5,7 +5,9 @@ Limits on connections, streams and calls stand in test_hostile.py and test_stand
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
+from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,7 +21,9 @@ from tests.integration.test_calls import reason
 from tests.integration.test_envoy_edge import running
 from tests.integration.test_envoy_tls import folder_of
 from tests.integration.test_hostile import PATIENCE, SERVICE
+from tests.integration.test_tls import AUTHORITY
 from tests.support import stack as stacks
+from tests.support.certificates import DAY, Files
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Edge, Stack
 from tests.support.waiting import eventually
@@ -95,6 +99,17 @@ async def test_headers_that_do_not_arrive_are_not_waited_for(stack: Stack) -> No
         await connection.close()
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "half a greeting"])
+async def test_who_does_not_finish_a_tls_handshake_is_cut_off(stack: Stack, tmp_path: Path, said: bytes) -> None:
+    files = Files.holding(tmp_path, AUTHORITY.server(DAY), AUTHORITY)
+    gateway = await stack.add_gateway(header_seconds=0.5, **files.settings)
+    reader, writer = await asyncio.open_connection(*gateway.target.split(":"))
+    writer.write(said)
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+    writer.close()
+
+
 @pytest.mark.edge("envoy")  # what has come of a request lies in gRPC's own server there, which has no such bound
 async def test_requests_that_are_not_whole_yet_count_among_all_requests(stack: Stack) -> None:
     large = message(s.SubmitGenerationRequest(spec=spec("x" * 60_000)).SerializeToString())
@@ -128,6 +143,21 @@ async def test_an_old_connection_is_left_for_a_new_one_and_its_stream_ends_well(
         answer = await asyncio.wait_for(whole, PATIENCE)
         assert (answer.status, answer.cut) == (0, False)
         assert await old.wait_until_closed(PATIENCE)
+
+
+@pytest.mark.edge("envoy")
+async def test_an_old_connection_of_http_1_closes_with_an_answer(stack: Stack) -> None:
+    gateway = await stack.add_gateway(max_connection_seconds=0.5)
+    connection = HTTPConnection(gateway.target, timeout=PATIENCE)
+
+    def is_last() -> bool:
+        connection.request("GET", "/")
+        with connection.getresponse() as answer:
+            assert answer.read()
+            return answer.getheader("connection") == "close"
+
+    with closing(connection):
+        await eventually(lambda: asyncio.to_thread(is_last), "an answer says that it is the last one")
 
 
 @pytest.mark.edge("envoy")
