@@ -21,8 +21,6 @@ from tests.support.waiting import eventually
 from tokenrelay.client import AsyncClient, Client, RetryPolicy, Tls
 from tokenrelay.errors import HandshakeError, TokenrelayError, UnavailableError
 
-pytestmark = pytest.mark.in_process_gateway("Envoy has no TLS yet")
-
 AUTHORITY, STRANGER = authority(), authority("stranger")
 LATE = timedelta(minutes=-1)
 OTHER_NAME = "gateway.example"

@@ -25,8 +25,6 @@ from tokenrelay.v1 import generation_pb2 as g
 from tokenrelay.v1 import generation_service_pb2 as pb
 from tokenrelay.v1 import generation_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 
-pytestmark = pytest.mark.in_process_gateway("Envoy has no TLS yet")
-
 AUTHORITY, STRANGER = authority(), authority("stranger")
 REPLACEMENTS, STREAMS = 20, 20
 LONG = 100_000  # tokens; a stream of them does not end by itself
