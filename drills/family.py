@@ -25,6 +25,10 @@ def envoy_below(pid: int) -> int | None:
     return next((one for one in tree(pid) if one != pid and _name(one) == ENVOY), None)
 
 
+def has_loaded(pid: int, library: str) -> bool:
+    return library in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+
+
 async def left_behind(mark: str) -> list[str]:
     """Returns which processes with a mark stay, by name and id, though what started them has ended."""
     found: list[str] = []

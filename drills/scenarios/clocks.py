@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from drills import nemesis
+from drills import family, nemesis
 from drills.cluster import Changes
 from drills.faults.clock import JumpingClock
 from drills.load import Load
@@ -26,6 +26,12 @@ async def run(drill: Drill) -> None:
             owned.callback(clocks[name].close)
         changes = {name: Changes(clock.environment()) for name, clock in clocks.items()}
         async with set_up(drill, common=RETENTION, changes=changes) as stage:
+            untouched = [
+                f"process {pid} of {name}"
+                for name, change in changes.items()
+                for pid in family.tree(stage.cluster.members[name].pid or 0)
+                if not family.has_loaded(pid, change.environment["LD_PRELOAD"])
+            ]
             load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
             for _ in range(2 if drill.long else 1):
                 for name, clock in clocks.items():
@@ -37,4 +43,5 @@ async def run(drill: Drill) -> None:
                             await stage.last(0.5)
                             await nemesis.kill(stage, "worker-2")
             await stage.last(3.0)
+    drill.judge("processes whose clocks stay", seen=", ".join(untouched) or "none", wanted="none", held=not untouched)
     drill.judge("errors that reached a user", seen=str(len(load.failed)), wanted="0", held=not load.failed)

