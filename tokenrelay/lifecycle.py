@@ -55,7 +55,8 @@ async def live(application: Application, stop: "StopRequests") -> int:
         if not await stop.interrupts(application.start_up()):
             await _run_and_drain(application, stop)
     except StartUpError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        if not error.is_said:
+            print(error, file=sys.stderr)  # noqa: T201
         log.error("cannot start", reason=str(error))  # noqa: TRY400  # the text is all there is to say
         return error.status
     except Exception:

@@ -8,9 +8,11 @@ class StartUpError(Exception):
 
     Attributes:
         status: the process's exit status; 2 where the text names a wrong setting, as for a value that cannot be read.
+        is_said: whether the operator has been told already why, on standard error, by a process that this one has started.
     """
 
     status: ClassVar[int] = 1
+    is_said: ClassVar[bool] = False
 
 
 class SettingError(StartUpError):

@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 class NotStartedError(StartUpError):
     """The application inside Envoy cannot start. It has said why; the exit status is its own."""
 
+    is_said = True
+
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status  # type: ignore[misc]  # not every one of this class has the same

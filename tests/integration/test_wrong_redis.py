@@ -11,17 +11,25 @@ from tests.store.test_unfit_redis import SECRET
 from tests.support.redis_server import RedisServer
 
 PROGRAMS = {
-    "gateway": ["-m", "gateway"],
+    "gateway on grpcio": ["-m", "gateway"],
+    "gateway on envoy": ["-m", "gateway"],
     "worker": ["-m", "broker_worker"],
     "dead letters": ["-m", "tokenrelay.admin.dead_letters", "list"],
 }
+
+GATEWAYS = ("gateway on grpcio", "gateway on envoy")
 
 
 async def run(program: str, url: str) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *PROGRAMS[program],
-        env={"TOKENRELAY_REDIS_URL": url, "TOKENRELAY_PORT": "0", "PYTHONPATH": ":".join(filter(None, sys.path))},
+        env={
+            "TOKENRELAY_REDIS_URL": url,
+            "TOKENRELAY_PORT": "0",
+            "TOKENRELAY_EDGE": program.removeprefix("gateway on ") if program in GATEWAYS else "",
+            "PYTHONPATH": ":".join(filter(None, sys.path)),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
