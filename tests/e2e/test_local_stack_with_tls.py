@@ -4,14 +4,11 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-
 from tests.support import local_stack
 from tests.support.local_stack import run
 from tokenrelay.client import Client
 
 
-@pytest.mark.parametrize("edge", ["envoy", "grpcio"])
 async def test_the_printed_command_calls_a_stack_with_tls(tmp_path: Path, edge: str) -> None:
     stack = local_stack.new(tmp_path / "state", ENGINE="simulated", TLS="true", EDGE=edge)
     made = stack.command("up")

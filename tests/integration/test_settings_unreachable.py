@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import product
 
 import grpc
 import pytest
@@ -19,7 +20,16 @@ from tests.support.redis_server import RedisServer
 from tokenrelay.v1.generation_service_pb2 import GenerateRequest
 from tokenrelay.v1.generation_service_pb2_grpc import GenerationServiceStub
 
-PROCESSES = ("gateway", "broker_worker", "engine_service")
+# What is run, and the variables that go with it.
+PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
+    "gateway on grpcio": ("gateway", {"TOKENRELAY_EDGE": "grpcio"}),
+    "gateway on envoy": ("gateway", {"TOKENRELAY_EDGE": "envoy"}),
+    "worker": ("broker_worker", {}),
+    "engine service": ("engine_service", {}),
+    "command line": ("tokenrelay.client.command_line", {}),
+}
+GATEWAYS = ("gateway on grpcio", "gateway on envoy")
+PROCESSES = (*GATEWAYS, "worker", "engine service")
 SIMULATED = {"TOKENRELAY_ENGINE": "simulated", "TOKENRELAY_MODEL": "test", "TOKENRELAY_LOG_FORMAT": "json"}
 NOT_OURS = ("192.0.2.1", "2001:db8::1", "no such host")
 PATIENCE = 30.0  # seconds; a start takes one or two
@@ -29,14 +39,15 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **SIMULATED, "TOKENRELAY_PORT": "0", **variables}
 
 
-def run(module: str, *arguments: str, **variables: str) -> tuple[int, str]:
-    """Returns how a process ends that cannot start, and what it says."""
+def run(program: str, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Returns how a program ends that cannot start, and what it says."""
+    module, own = PROGRAMS[program]
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=environment(**variables),
+        env=environment(**own, **variables),
         timeout=PATIENCE,
         check=False,
     )
@@ -44,10 +55,11 @@ def run(module: str, *arguments: str, **variables: str) -> tuple[int, str]:
 
 
 @contextmanager
-def running(module: str, until: str, **variables: str) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
-    """Runs a process; enters once it has said something. Yields it and the lines that it has said."""
+def running(program: str, until: str, **variables: str) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
+    """Runs a program; enters once it has said something. Yields its process and the lines that it has said."""
+    module, own = PROGRAMS[program]
     with subprocess.Popen(
-        [sys.executable, "-m", module], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(**variables)
+        [sys.executable, "-m", module], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(**own, **variables)
     ) as process:
         said, found = [], threading.Event()
 
@@ -92,15 +104,15 @@ def listening(answer: bytes = b"") -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("module", "host"),
+    ("program", "host"),
     [
-        ("engine_service", "127.0.0.1"),
-        *(("gateway", host) for host in ("127.0.0.1", "192.0.2.1", "2001:db8::1", "no such host")),
+        ("engine service", "127.0.0.1"),
+        *product(GATEWAYS, ("127.0.0.1", "192.0.2.1", "2001:db8::1", "no such host")),
     ],
 )
-def test_an_address_that_cannot_be_listened_on_is_named(module: str, host: str) -> None:
+def test_an_address_that_cannot_be_listened_on_is_named(program: str, host: str) -> None:
     with listening() as port:
-        status, said = run(module, TOKENRELAY_HOST=host, TOKENRELAY_PORT=str(port))
+        status, said = run(program, TOKENRELAY_HOST=host, TOKENRELAY_PORT=str(port))
     assert status == 2
     # gRPC has a line of its own before.
     assert "\nTOKENRELAY_HOST, TOKENRELAY_PORT: cannot listen on " in said
@@ -108,15 +120,15 @@ def test_an_address_that_cannot_be_listened_on_is_named(module: str, host: str) 
 
 
 @pytest.mark.parametrize(
-    ("module", "host"),
+    ("program", "host"),
     [
-        *((module, "127.0.0.1") for module in PROCESSES),
-        *(("gateway", host) for host in ("2001:db8::1", "no such host", "a" * 70)),
+        *product(PROCESSES, ("127.0.0.1",)),
+        *product(GATEWAYS, ("2001:db8::1", "no such host", "a" * 70)),
     ],
 )
-def test_a_metrics_address_that_cannot_be_listened_on_is_named(module: str, host: str) -> None:
+def test_a_metrics_address_that_cannot_be_listened_on_is_named(program: str, host: str) -> None:
     with listening() as port:
-        status, said = run(module, TOKENRELAY_METRICS_HOST=host, TOKENRELAY_METRICS_PORT=str(port))
+        status, said = run(program, TOKENRELAY_METRICS_HOST=host, TOKENRELAY_METRICS_PORT=str(port))
     assert status == 2
     # A gateway's first line says which edge was chosen.
     assert any(
@@ -125,32 +137,32 @@ def test_a_metrics_address_that_cannot_be_listened_on_is_named(module: str, host
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("module", ["gateway", "broker_worker"])
-def test_a_redis_that_refuses_the_password_is_named(module: str, redis: RedisServer) -> None:
+@pytest.mark.parametrize("program", [*GATEWAYS, "worker"])
+def test_a_redis_that_refuses_the_password_is_named(program: str, redis: RedisServer) -> None:
     url = redis.url.replace("unix://", "unix://nobody:secret@")
-    status, said = run(module, TOKENRELAY_REDIS_URL=url)
+    status, said = run(program, TOKENRELAY_REDIS_URL=url)
     assert status == 2
     assert "\nTOKENRELAY_REDIS_URL: redis refuses the user name or password" in said
     assert "Traceback" not in said
     assert "secret" not in said
 
 
-@pytest.mark.parametrize("module", ["gateway", "broker_worker"])
-def test_what_is_no_redis_is_named(module: str) -> None:
+@pytest.mark.parametrize("program", [*GATEWAYS, "worker"])
+def test_what_is_no_redis_is_named(program: str) -> None:
     with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
-        status, said = run(module, TOKENRELAY_REDIS_URL=f"redis://127.0.0.1:{port}")
+        status, said = run(program, TOKENRELAY_REDIS_URL=f"redis://127.0.0.1:{port}")
     assert status == 2
     assert "\nTOKENRELAY_REDIS_URL: what answers there does not speak Redis' protocol\n" in said
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("module", ["gateway", "broker_worker"])
+@pytest.mark.parametrize("program", [*GATEWAYS, "worker"])
 @pytest.mark.parametrize("answers", [True, False], ids=["silence", "refusal"])
-def test_a_redis_that_does_not_answer_is_waited_for_and_named(module: str, answers: bool) -> None:
+def test_a_redis_that_does_not_answer_is_waited_for_and_named(program: str, answers: bool) -> None:
     with listening() as silent, socket.create_server(("127.0.0.1", 0)) as closed:
         port = silent if answers else closed.getsockname()[1]
         closed.close()
-        with running(module, "waiting for redis", TOKENRELAY_REDIS_URL=f"redis://127.0.0.1:{port}") as (process, said):
+        with running(program, "waiting for redis", TOKENRELAY_REDIS_URL=f"redis://127.0.0.1:{port}") as (process, said):
             assert process.poll() is None
             assert "Traceback" not in "".join(said)
 
@@ -159,7 +171,7 @@ def test_a_worker_says_that_it_waits_for_its_engine(redis: RedisServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with running(
-        "broker_worker",
+        "worker",
         f"127.0.0.1:{port}",
         TOKENRELAY_REDIS_URL=redis.url,
         TOKENRELAY_ENGINE_ADDRESS=f"127.0.0.1:{port}",
@@ -168,12 +180,13 @@ def test_a_worker_says_that_it_waits_for_its_engine(redis: RedisServer) -> None:
         assert "Traceback" not in "".join(said)
 
 
+@pytest.mark.parametrize("program", GATEWAYS)
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
-def test_a_gateway_serves_over_ipv6(redis: RedisServer, host: str) -> None:
+def test_a_gateway_serves_over_ipv6(redis: RedisServer, program: str, host: str) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
         metrics_port = free.getsockname()[1]
     with running(
-        "gateway",
+        program,
         '"ready"',
         TOKENRELAY_REDIS_URL=redis.url,
         TOKENRELAY_HOST=host,
@@ -188,9 +201,10 @@ def test_a_gateway_serves_over_ipv6(redis: RedisServer, host: str) -> None:
             assert connection.recv(12).startswith(b"HTTP/1.0 200")
 
 
+@pytest.mark.parametrize("program", GATEWAYS)
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 @pytest.mark.parametrize("collector", ["refused", "silent"])
-def test_a_dead_collector_delays_no_exit(redis: RedisServer, protocol: str, collector: str) -> None:
+def test_a_dead_collector_delays_no_exit(redis: RedisServer, program: str, protocol: str, collector: str) -> None:
     with listening() as silent:
         with socket.create_server(("127.0.0.1", 0)) as closed:
             port = silent if collector == "silent" else closed.getsockname()[1]
@@ -199,7 +213,7 @@ def test_a_dead_collector_delays_no_exit(redis: RedisServer, protocol: str, coll
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
             "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": protocol,
         }
-        with running("gateway", '"ready"', **variables) as (process, said):
+        with running(program, '"ready"', **variables) as (process, said):
             (port,) = [int(part.split(",")[0].rstrip("}\n ")) for line in said for part in line.split('"port": ')[1:]]
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError):
                 # A call whose span waits for its export.
@@ -212,11 +226,11 @@ def test_a_dead_collector_delays_no_exit(redis: RedisServer, protocol: str, coll
         assert "Traceback" not in "".join(said)
 
 
-@pytest.mark.parametrize("module", [*PROCESSES, "tokenrelay.client.command_line"])
-def test_an_exporter_that_refuses_its_settings_is_named(module: str) -> None:
-    arguments = ("models",) if "client" in module else ()
+@pytest.mark.parametrize("program", [*PROCESSES, "command line"])
+def test_an_exporter_that_refuses_its_settings_is_named(program: str) -> None:
+    arguments = ("models",) if program == "command line" else ()
     status, said = run(
-        module,
+        program,
         *arguments,
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317",
         OTEL_EXPORTER_OTLP_COMPRESSION="smoke",

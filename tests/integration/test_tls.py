@@ -208,10 +208,10 @@ async def _first_to_end(tasks: list["asyncio.Task[None]"]) -> None:
         task.result()
 
 
-def test_a_gateway_does_not_start_with_a_pair_that_does_not_fit(own_redis: RedisServer, files: Files) -> None:
+def test_a_gateway_does_not_start_with_a_pair_that_does_not_fit(own_redis: RedisServer, files: Files, edge: Edge) -> None:
     files.key.write_bytes(AUTHORITY.server(DAY).key)
     variables = {f"TOKENRELAY_{name.upper()}": value for name, value in files.settings.items()}
-    status, said = run("gateway", TOKENRELAY_REDIS_URL=own_redis.url, **variables)
+    status, said = run(f"gateway on {edge}", TOKENRELAY_REDIS_URL=own_redis.url, **variables)
     assert status == 2
     assert f"TOKENRELAY_TLS_KEY: {files.key} does not belong to the certificate\n" in said
     assert "PRIVATE" not in said
