@@ -44,7 +44,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def is_needed(item: pytest.Item) -> bool:
         given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        edge, kinds = given.get("edge"), [given.get(name, first) for name in ("shared_redis", "server")]
+        edge, kinds = (
+            given.get("edge", given.get("simulated_stack")),
+            [given.get(name, first) for name in ("shared_redis", "server")],
+        )
         return edge is None or (edge in wanted and (edge == "grpcio" or kinds == [first, first]))
 
     left_out = [item for item in items if not is_needed(item)]

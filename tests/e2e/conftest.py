@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import EDGES
 from tests.support import local_stack
 from tests.support.local_stack import LocalStack
 
@@ -17,10 +18,10 @@ def started(stack: LocalStack) -> Iterator[LocalStack]:
         stack.command("down")
 
 
-@pytest.fixture(scope="session")
-def simulated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+@pytest.fixture(scope="session", params=EDGES)
+def simulated_stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     state = tmp_path_factory.mktemp("simulated")
-    yield from started(local_stack.new(state, ENGINE="simulated", GATEWAYS="2", WORKERS="2"))
+    yield from started(local_stack.new(state, ENGINE="simulated", GATEWAYS="2", WORKERS="2", EDGE=request.param))
 
 
 @pytest.fixture(scope="session")

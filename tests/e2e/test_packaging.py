@@ -102,6 +102,7 @@ def test_a_bare_install_is_small(bare: Path) -> None:
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < MOST_BYTES
 
 
+@pytest.mark.parametrize("simulated_stack", ["grpcio"], indirect=True)
 def test_the_readme_s_programs_run_with_a_bare_install(simulated_stack: LocalStack, bare: Path, tmp_path: Path) -> None:
     programs = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert any("from tokenrelay.client import Client" in program for program in programs)

@@ -29,7 +29,8 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 async def health(stack: Stack, server: Gateway, service: str = "") -> int:
     stub: Any = health_pb2_grpc.HealthStub(stack.channel(server))
-    return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
+    # What has just said that it listens may do so in the next moment.
+    return int((await stub.Check(health_pb2.HealthCheckRequest(service=service), wait_for_ready=True)).status)
 
 
 async def test_a_gateway_waits_for_redis_and_says_so(tmp_path: Path, edge: Edge) -> None:
