@@ -4,6 +4,7 @@
     ├── InvalidRequestError            INVALID_ARGUMENT     the request is wrong; names the field and the limit
     │   └── OutOfRangeError            OUT_OF_RANGE         right in kind, but past what there is
     ├── MessageTooLargeError           RESOURCE_EXHAUSTED   the request has too many bytes
+    │   └── HeadersTooLargeError                            its headers have, or are too many
     ├── UnimplementedError             UNIMPLEMENTED        what this server does not do
     ├── GenerationNotFoundError        NOT_FOUND            unknown or expired id, told alike
     ├── ModelNotFoundError             NOT_FOUND            no worker has served this model
@@ -93,6 +94,12 @@ class MessageTooLargeError(TokenrelayError):
 
     code = code_pb2.RESOURCE_EXHAUSTED
     reason = "MESSAGE_TOO_LARGE"
+
+
+class HeadersTooLargeError(MessageTooLargeError):
+    """The request's headers have more bytes than the server takes, or are too many."""
+
+    reason = "HEADERS_TOO_LARGE"
 
 
 class UnimplementedError(TokenrelayError):

@@ -16,6 +16,7 @@ from gateway.http import errors
 from gateway.http.answer import Answer, Send
 from gateway.http.application import HttpApplication
 from gateway.settings import GatewaySettings
+from tokenrelay.header_limits import HeaderLimits
 from tokenrelay.serving.chain import Chain
 from tokenrelay.serving.health_servicer import HealthServicer
 from tokenrelay.serving.standard import add_standard_services
@@ -42,7 +43,7 @@ class AsgiServer:
     def build(self, settings: GatewaySettings, services: Sequence[str], interceptor: Chain, core: Core) -> "AsgiServer":
         """Returns itself, with health and reflection; see gateway.app.BuildServer."""
         self.server = GrpcOverAsgi(interceptor, settings.max_message_bytes, self._departures)
-        self._http = HttpApplication(core, settings.max_message_bytes)
+        self._http = HttpApplication(core, settings.max_message_bytes, HeaderLimits(settings))
         self.health: HealthServicer = add_standard_services(self.server, services, settings)
         return self
 

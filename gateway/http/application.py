@@ -15,6 +15,7 @@ from gateway.http import errors, health, models
 from gateway.http.answer import Answer, ClientLeftError, Receive, Scope, Send
 from gateway.http.errors import HttpError
 from tokenrelay.errors import InternalError, TokenrelayError
+from tokenrelay.header_limits import HeaderLimits
 
 log = structlog.get_logger(__name__)
 
@@ -27,9 +28,11 @@ class HttpApplication:
     Args:
         core: what the resources stand on.
         max_body_bytes: the largest request.
+        header_limits: the bound on its headers.
     """
 
-    def __init__(self, core: Core, max_body_bytes: int) -> None:
+    def __init__(self, core: Core, max_body_bytes: int, header_limits: HeaderLimits) -> None:
+        self._header_limits = header_limits
         self._max_body_bytes = max_body_bytes
         routes = [*health.routes(core), *models.routes(core)]
         self._router = Router(routes, redirect_slashes=False, default=_nothing_there)
@@ -52,6 +55,7 @@ class HttpApplication:
             await answer.refuse(_told(error, scope))
 
     def _check_size(self, scope: Scope) -> None:
+        self._header_limits.check(scope["headers"])
         # Envoy counts what comes without a length.
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if int(length) > self._max_body_bytes:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from google.rpc import code_pb2
 
-from tokenrelay.errors import IdempotencyConflictError, MessageTooLargeError, TokenrelayError
+from tokenrelay.errors import HeadersTooLargeError, IdempotencyConflictError, MessageTooLargeError, TokenrelayError
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -29,6 +29,7 @@ OF_CODE = {
 }
 OF_REASON = {
     MessageTooLargeError.reason: (413, INVALID),
+    HeadersTooLargeError.reason: (431, INVALID),
     IdempotencyConflictError.reason: (422, INVALID),
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from drills.raw_http2.connection import RawConnection
@@ -71,8 +72,20 @@ async def test_a_request_with_too_much_in_its_headers_is_refused(
         with pytest.raises(grpc.aio.AioRpcError, match=said) as caught:
             await list_models(channel, *headers)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert reason(caught.value) == "MESSAGE_TOO_LARGE"
+        assert reason(caught.value) == "HEADERS_TOO_LARGE"
         await list_models(channel, ("x-good", "x" * 1000), *((f"x-{number}", "") for number in range(20)))
+
+
+@pytest.mark.edge("envoy")
+@pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
+async def test_too_much_in_the_headers_of_http_is_refused(stack: Stack, http2: bool) -> None:
+    gateway = await stack.add_gateway(max_header_bytes=2048, max_headers=40)
+    async with httpx.AsyncClient(http1=not http2, http2=http2, trust_env=False, timeout=PATIENCE) as client:
+        url = f"http://{gateway.target}/healthz"
+        for headers in ({"x-large": "x" * 3000}, {f"x-{number}": "" for number in range(50)}):
+            answer = await client.get(url, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (431, "headers_too_large")
+        assert (await client.get(url)).status_code == 200
 
 
 async def test_headers_far_beyond_the_limit_end_their_call_alone(stack: Stack) -> None:

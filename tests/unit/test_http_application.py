@@ -13,6 +13,8 @@ from gateway.http import errors
 from gateway.http.application import HttpApplication
 from tokenrelay import errors as ours
 from tokenrelay.errors import InvalidRequestError, QueueFullError, StoreUnavailableError, TokenrelayError
+from tokenrelay.header_limits import HeaderLimits
+from tokenrelay.settings import ServerSettings
 
 MOST = 100
 
@@ -36,7 +38,7 @@ class Client:
         self.directory = Directory()
         self.problem: str | None = None
         core = Core(directory=cast(ModelDirectory, self.directory), problem=lambda: self.problem)
-        self.application = HttpApplication(core, MOST)
+        self.application = HttpApplication(core, MOST, HeaderLimits(ServerSettings(max_headers=10, max_header_bytes=1024)))
         self.leaves = False
 
     async def call(
@@ -174,6 +176,7 @@ def test_each_of_our_errors_has_a_status(kind: type[TokenrelayError]) -> None:
     [
         (InvalidRequestError.of_field("spec.seed", "is no number"), 400, "invalid_request_error", "spec.seed"),
         (QueueFullError("full"), 429, "rate_limit_error", None),
+        (ours.HeadersTooLargeError("large"), 431, "invalid_request_error", None),
         (ours.MessageTooLargeError("large"), 413, "invalid_request_error", None),
         (ours.IdempotencyConflictError("taken"), 422, "invalid_request_error", None),
         (ours.ModelNotFoundError("no"), 404, "invalid_request_error", None),

@@ -22,10 +22,11 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from tokenrelay.header_limits import HeaderLimits
 from tokenrelay.metrics import CallMetrics
 from tokenrelay.serving.budget import Budget
 from tokenrelay.serving.exchange import Exchange, Proceed, compose
-from tokenrelay.serving.header_limits import HeaderLimits
+from tokenrelay.serving.headers import Headers
 from tokenrelay.serving.observe import Observe
 from tokenrelay.serving.place import Place
 from tokenrelay.serving.receive import Receive
@@ -51,7 +52,7 @@ class Chain(grpc.aio.ServerInterceptor):
 
     def __init__(self, tracing: Tracing, metrics: CallMetrics, settings: ServerSettings) -> None:
         self.budget = Budget(settings.max_request_bytes)
-        translate, headers, receive = Translate(), HeaderLimits(settings), Receive(settings, self.budget)
+        translate, headers, receive = Translate(), Headers(HeaderLimits(settings)), Receive(settings, self.budget)
         self._ours = compose([translate, Observe(tracing, metrics), Place.for_ours(settings), headers, receive])
         self._standard = compose([translate, Place.for_standard(settings), headers, receive])
 
