@@ -135,10 +135,9 @@ class Execution:
         """
         if self.texts is not None:
             self.texts[index] = self.texts.get(index, "") + generation_pb2.Delta.FromString(delta).text
-        entry = self.entries.log_entry(delta, token_count, index, end)
         before, self.last = self.last, self.last + token_count
-        feed = self.entries.feed_entry(self.last, entry)
-        return Append(self.record.generation_id, self.fence, before, self.last, feed, len(entry))
+        feed, size = self.entries.feed_entry(delta, token_count, self.last, index, end)
+        return Append(self.record.generation_id, self.fence, before, self.last, feed, size)
 
     def good_finish(self, summary: engine_service_pb2.EngineSummary, engine: PeerClock, store: PeerClock) -> Finish:
         """Returns the end of a generation that went well."""

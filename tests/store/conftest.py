@@ -9,7 +9,6 @@ from redis.asyncio import Redis
 from tokenrelay.metrics import ReaperMetrics
 from tokenrelay.store import keys
 from tokenrelay.store.assembly import Store, assemble
-from tokenrelay.store.entries import EntryWriter
 from tokenrelay.store.reaper import Reaper
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.v1 import store_pb2
@@ -37,8 +36,9 @@ def submission(**changes: object) -> Submission:
 
 def append_of(generation_id: str, fence: str, before: int, after: int, entry: bytes) -> Append:
     """Returns what appends a log entry."""
-    feed = EntryWriter(generation_id, epoch=1).feed_entry(after, entry)
-    return Append(generation_id, fence, before, after, feed, len(entry))
+    feed = store_pb2.FeedEntry(generation_id=generation_id, sequence=after, log_entry=entry)
+    serialized = store_pb2.FeedFrame(entries=[feed]).SerializeToString()
+    return Append(generation_id, fence, before, after, serialized, len(entry))
 
 
 @dataclass

@@ -6,7 +6,6 @@ from tests.store.conftest import Bench, append_of
 from tests.support.redis_server import RedisServer
 from tokenrelay.store import keys
 from tokenrelay.store.assembly import assemble
-from tokenrelay.store.entries import EntryWriter
 from tokenrelay.store.follower import END_ONLY
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import Append, Claim, Outcome, StoreLimits
@@ -17,7 +16,7 @@ READERS = [("g1",), ("g1",), ("g2",), (), ("g1", "g2"), ("g1" + END_ONLY,), ("g2
 
 
 def first_token(claim: Claim) -> Append:
-    entry = EntryWriter(claim.record.generation_id, claim.epoch).log_entry(b"", 1)
+    entry = store_pb2.LogEntry(token_count=1, epoch=claim.epoch).SerializeToString()
     return append_of(claim.record.generation_id, claim.fence, 0, 1, entry)
 
 
@@ -57,7 +56,7 @@ async def test_an_append_renews_a_lease_of_which_a_third_has_passed(bench: Bench
     stands = seconds * 1000 + microseconds // 1000 + round(LONG * left)
     await bench.client.hset(keys.record(name, 0), "lease", stands)
     owner = assemble(bench.store.connection, StoreLimits(lease_ms=LONG)).attempts
-    entry = EntryWriter(name, claim.epoch).log_entry(b"", 1)
+    entry = store_pb2.LogEntry(token_count=1, epoch=claim.epoch).SerializeToString()
     assert (await owner.write([append_of(name, claim.fence, 1, 2, entry)])).appended == [Outcome.OK]
     lease = int((await bench.client.hget(keys.record(name, 0), "lease")) or 0)
     assert (lease > stands) is is_renewed

@@ -17,13 +17,11 @@ END = generation_pb2.ChoiceEnd(index=3, finish_reason=generation_pb2.FINISH_REAS
 def test_entries_are_what_protobuf_would_write(size: int, epoch: int, index: int, end: generation_pb2.ChoiceEnd | None) -> None:
     delta = bytes(range(256))[:size] if size < 256 else b"x" * size
     writer = EntryWriter(GENERATION, epoch)
-    entry = writer.log_entry(delta, size + 1, index, end)
+    sequences = (1, 128, 2**40)
+    written = [writer.feed_entry(delta, size + 1, sequence, index, end) for sequence in sequences]
     wanted = store_pb2.LogEntry(delta=delta, token_count=size + 1, index=index, epoch=epoch, end=end)
-    assert store_pb2.LogEntry.FromString(entry) == wanted
-
-    feed = b"".join(writer.feed_entry(sequence, entry) for sequence in (1, 128, 2**40))
-    frame = store_pb2.FeedFrame.FromString(feed)
-    assert [(one.generation_id, one.sequence, one.log_entry) for one in frame.entries] == [
-        (GENERATION, sequence, entry) for sequence in (1, 128, 2**40)
-    ]
-    assert feed.endswith(entry)
+    frame = store_pb2.FeedFrame.FromString(b"".join(feed for feed, _ in written))
+    assert [(one.generation_id, one.sequence) for one in frame.entries] == [(GENERATION, sequence) for sequence in sequences]
+    for (feed, entry_size), entry in zip(written, frame.entries, strict=True):
+        assert store_pb2.LogEntry.FromString(entry.log_entry) == wanted
+        assert feed[-entry_size:] == entry.log_entry

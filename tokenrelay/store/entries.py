@@ -26,12 +26,15 @@ class EntryWriter:
         self._epoch = EPOCH + varint(epoch)
         self._of_generation = GENERATION_ID + varint(len(name)) + name + SEQUENCE
 
-    def log_entry(self, delta: bytes, token_count: int, index: int = 0, end: generation_pb2.ChoiceEnd | None = None) -> bytes:
-        """Returns a serialized LogEntry.
+    def feed_entry(
+        self, delta: bytes, token_count: int, sequence: int, index: int = 0, end: generation_pb2.ChoiceEnd | None = None
+    ) -> tuple[bytes, int]:
+        """Returns what a serialized FeedFrame holds of an entry, and the size of the LogEntry, which is at its end.
 
         Args:
             delta: a serialized Delta.
             token_count: how many tokens it has.
+            sequence: the log's, after this entry.
             index: of which choice.
             end: how the choice ended, if it did with these tokens.
         """
@@ -41,9 +44,6 @@ class EntryWriter:
         if end is not None:
             serialized = end.SerializeToString()
             entry += END + varint(len(serialized)) + serialized
-        return entry
-
-    def feed_entry(self, sequence: int, log_entry: bytes) -> bytes:
-        """Returns what a serialized FeedFrame holds of an entry. Its last bytes are those of the LogEntry."""
-        entry = self._of_generation + varint(sequence) + LOG_ENTRY + varint(len(log_entry)) + log_entry
-        return ENTRIES + varint(len(entry)) + entry
+        size = len(entry)
+        feed = self._of_generation + varint(sequence) + LOG_ENTRY + varint(size) + entry
+        return ENTRIES + varint(len(feed)) + feed, size
