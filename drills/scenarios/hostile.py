@@ -26,6 +26,7 @@ from tokenrelay.v1 import generation_service_pb2_grpc
 
 USERS = 4  # who go on with good requests, one after the other
 TOKENS = 10
+ENDLESS = 10_000
 QUIET_SECONDS = 10.0  # for what good requests take without an attack
 SETTLE_SECONDS = 60.0
 WARM_UP = 200  # good requests, so that what is made once is made
@@ -64,6 +65,13 @@ class Users:
         if finished != 1 or tokens != list(expected_tokens(spec)):
             self.wrong.append(f"{spec.text}: {tokens}, {finished} ends")
 
+    async def leave(self) -> None:
+        """Makes one good request and breaks it off when it has begun."""
+        params = g.SamplingParams(max_tokens=ENDLESS, ignore_eos=True)
+        call = self._stub.GenerateStream(s.GenerateStreamRequest(spec=g.GenerationSpec(text="leaves", sampling_params=params)))
+        await call.initial_metadata()
+        call.cancel()
+
     async def ask_while(self, running: "asyncio.Future[Any]") -> Durations:
         """Has all users make requests until something is done; returns what these took."""
         self.seconds = []
@@ -100,8 +108,8 @@ async def run(drill: Drill) -> None:
 
 async def _run(drill: Drill, cluster: Cluster, client: Any, users: Users, requests: int) -> None:
     await cluster.wait_until_served()
-    # At once, so that all connections to Redis are there.
-    await asyncio.gather(*(users.ask() for _ in range(WARM_UP)))
+    # At once, so that all connections to Redis are there; Envoy has a thread that only begins when somebody leaves.
+    await asyncio.gather(*(users.ask() for _ in range(WARM_UP)), users.leave())
     keys = await rest(client, 0)
     before = await processes.lowest(cluster, 2.0)
     quiet = await users.ask_while(asyncio.ensure_future(asyncio.sleep(QUIET_SECONDS)))
