@@ -50,6 +50,10 @@ class Streams:
         """Tells whether a call that goes on has got its first headers."""
         return stream in self._partial and bool(self._partial[stream].fields)
 
+    def fields(self, stream: int) -> dict[str, str]:
+        """Returns the header fields that have come on a stream that goes on."""
+        return self._partial[stream].fields
+
     def forget(self, stream: int) -> None:
         self._answers.pop(stream, None)
         self._partial.pop(stream, None)
