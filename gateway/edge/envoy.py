@@ -16,7 +16,7 @@ from gateway.edge.control import Control
 from gateway.edge.envoy_admin import Admin, AdminError
 from gateway.edge.envoy_configuration import Place
 from gateway.edge.envoy_process import EnvoyProcess
-from gateway.edge.envoy_tls import KINDS, SecretRefusedError, Secrets
+from gateway.edge.envoy_tls import KINDS, LOOK_SECONDS, SecretRefusedError, Secrets
 from gateway.edge.installation import Installation, NotInstalledError
 from gateway.settings import GatewaySettings
 from tokenrelay import settings as all_settings
@@ -68,9 +68,16 @@ class EnvoyGateway:
         self._envoy = await self._start_envoy(installation, held)
         hearing = asyncio.create_task(self._hear())
         self._resources.callback(hearing.cancel)
+        waits = [asyncio.create_task(self._wait_until_ready()), asyncio.create_task(self._check_certificate())]
+        try:
+            await asyncio.gather(*waits)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _wait_until_ready(self) -> None:
         if not await self._happens(self._ready):
             raise NotStartedError("the gateway inside Envoy does not start; see above", self._status)
-        await self._check_certificate()
 
     def _find(self) -> Installation:
         try:
@@ -127,12 +134,18 @@ class EnvoyGateway:
         return self._secrets.transport_socket(self._certificates.current)
 
     async def _check_certificate(self) -> None:
-        if self._certificates is None:
-            return
-        try:
-            await self._secrets.taken()
-        except SecretRefusedError:
-            raise SettingError("TOKENRELAY_TLS_CERTIFICATE", f"is of a kind that Envoy does not take; use {KINDS}") from None
+        """Returns once Envoy has the first certificate, which does not wait for Redis as the application does."""
+        while self._certificates is not None:
+            try:
+                await self._secrets.taken()
+            except SecretRefusedError:
+                raise SettingError(
+                    "TOKENRELAY_TLS_CERTIFICATE", f"is of a kind that Envoy does not take; use {KINDS}"
+                ) from None
+            except AdminError:
+                await asyncio.sleep(LOOK_SECONDS)  # Envoy does not listen yet
+            else:
+                return
 
     async def _hear(self) -> None:
         async for message in self._control.hear():
