@@ -6,6 +6,8 @@
     ├── MessageTooLargeError           RESOURCE_EXHAUSTED   the request has too many bytes
     │   └── HeadersTooLargeError                            its headers have, or are too many
     ├── UnimplementedError             UNIMPLEMENTED        what this server does not do
+    ├── UnauthenticatedError           UNAUTHENTICATED      no key, or none that counts; all told alike
+    ├── PermissionDeniedError          PERMISSION_DENIED    the key is good, but not for this; names the scope
     ├── GenerationNotFoundError        NOT_FOUND            unknown or expired id, told alike
     ├── ModelNotFoundError             NOT_FOUND            no worker has served this model
     ├── IdempotencyConflictError       ALREADY_EXISTS       the key is taken by another request
@@ -107,6 +109,23 @@ class UnimplementedError(TokenrelayError):
 
     code = code_pb2.UNIMPLEMENTED
     reason = "UNIMPLEMENTED"
+
+
+class UnauthenticatedError(TokenrelayError):
+    """Nobody whom this server knows. One text for all causes, because each difference would teach a stranger something."""
+
+    code = code_pb2.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+    def __init__(self) -> None:
+        super().__init__("authorization: a valid key is required, as in 'authorization: Bearer trk_…'")
+
+
+class PermissionDeniedError(TokenrelayError):
+    """The caller is known, but may not do this."""
+
+    code = code_pb2.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
 
 
 class GenerationNotFoundError(TokenrelayError):

@@ -23,9 +23,17 @@ generation, its queue and its idempotency key lies in one slot, so that one scri
 | `tokenrelay:{registry}:workers`  | hash        | worker id to "milliseconds WorkerAnnouncement"            | fields by announce     |
 | `tokenrelay:{registry}:models`   | hash        | model to the same of the worker seen last                 | never; one per model   |
 
+| `tokenrelay:{auth}:key:<id>`     | hash        | an API key: `sha256`, `tenant`, `name`, `scopes`, `models`, limits, | never     |
+|                                  |             | `created_us`, `expires_us`, `revoked_us`, its last `change` |                      |
+| `tokenrelay:{auth}:tenant:<t>`   | hash        | a tenant: `title`, `suspended`, `models`, limits, and so on | never                |
+| `tokenrelay:{auth}:keys:<t>`     | set         | the ids of a tenant's keys                                | never                  |
+| `tokenrelay:{auth}:tenants`      | set         | the names of all tenants                                  | never                  |
+| `tokenrelay:{auth}:audit`        | stream      | `entry`: JSON of each change, with the SHA-256 of the one before | never           |
+
 | channel                          | carries                                                                               |
 | -------------------------------- | ------------------------------------------------------------------------------------- |
 | `tokenrelay:feed:<gateway>`      | FeedFrames: new log entries of what this gateway reads;    may lose anything           |
+| `tokenrelay:auth`                | `key <id>` or `tenant <name>` whose entry has changed; may be lost                    |
 | `tokenrelay:worker:<worker>`     | ids that this worker owns and should renew at once, to learn of a cancel; may be lost |
 
 Fields of a record, instants in milliseconds of Redis' clock unless the name ends in `_us`, microseconds:
@@ -59,6 +67,10 @@ GROUP = "workers"
 JOBS = "jobs"
 RETURNED = "returned"
 REGISTRY_PREFIX = "tokenrelay:{registry}:"
+AUTH_PREFIX = "tokenrelay:{auth}:"
+AUTH_CHANNEL = "tokenrelay:auth"
+AUDIT = f"{AUTH_PREFIX}audit"
+TENANTS = f"{AUTH_PREFIX}tenants"
 
 
 def prefix(shard: int) -> str:
@@ -112,6 +124,18 @@ def depth(model: str, shard: int) -> str:
 
 def dead(model: str, shard: int) -> str:
     return f"{prefix(shard)}dead:{model}"
+
+
+def api_key(key_id: str) -> str:
+    return f"{AUTH_PREFIX}key:{key_id}"
+
+
+def tenant(name: str) -> str:
+    return f"{AUTH_PREFIX}tenant:{name}"
+
+
+def keys_of(tenant_name: str) -> str:
+    return f"{AUTH_PREFIX}keys:{tenant_name}"
 
 
 def feed_channel(gateway: str) -> str:

@@ -1,0 +1,42 @@
+"""What a tenant or a key may use at most. None is no limit."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one tenant or of one key.
+
+    Attributes:
+        requests_per_minute: generations that are accepted.
+        tokens_per_minute: tokens of prompts and answers.
+        concurrent: generations that wait or run at a time.
+        queued_percent: its share of a model's queue, in percent of the queue's bound on generations.
+        tokens_per_day: tokens of prompts and answers in a day of UTC.
+        tokens_per_month: the same in a month of UTC.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+    queued_percent: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+
+    def as_fields(self) -> dict[str, str]:
+        """Returns what is limited, by name, as texts."""
+        return {name: str(value) for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Returns the names of all limits."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def of_fields(cls, given: Mapping[str, str]) -> "Limits":
+        """Reads what as_fields returned, among whatever else there is; raises ValueError for what is no number."""
+        return cls(**{name: int(given[name]) for name in cls.names() if name in given})
+
+
+UNLIMITED = Limits()
