@@ -18,6 +18,11 @@ def client() -> None:
     _call("tokenrelay.client.command_line", "cli")
 
 
+def admin() -> None:
+    """Runs `tokenrelay-admin`."""
+    _call("tokenrelay.admin.command_line", "worker,cli")
+
+
 def dead_letters() -> None:
     """Runs `tokenrelay-dead-letters`."""
     _call("tokenrelay.admin.dead_letters", "worker,cli")

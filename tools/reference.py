@@ -18,7 +18,7 @@ from deploy.local.settings import CommandSettings
 from engine_service.settings import EngineSettings
 from gateway.settings import GatewaySettings
 from tokenrelay import conventions, errors, metrics, settings
-from tokenrelay.admin.settings import DeadLetterSettings
+from tokenrelay.admin.settings import AdminSettings
 from tokenrelay.client.command_line.settings import CommandLineSettings
 from tokenrelay.errors import TokenrelayError
 from tokenrelay.store import keys
@@ -48,7 +48,7 @@ def settings_document() -> str:
         ("Broker worker", WorkerSettings),
         ("Engine service", EngineSettings),
         ("Command line", CommandLineSettings),
-        ("Dead letters command", DeadLetterSettings),
+        ("Operators' commands", AdminSettings),
     ):
         rows = [
             (f"`{settings.variable(kind, name)}`", f"`{_default(field.default)}`", field.description or "")

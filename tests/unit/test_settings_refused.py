@@ -11,7 +11,7 @@ from broker_worker.settings import WorkerSettings
 from engine_service.settings import EngineSettings
 from gateway.settings import GatewaySettings
 from tokenrelay import settings
-from tokenrelay.admin.settings import DeadLetterSettings
+from tokenrelay.admin.settings import AdminSettings
 from tokenrelay.client.command_line.settings import CommandLineSettings
 from tokenrelay.settings import ProcessSettings
 
@@ -20,7 +20,7 @@ KINDS: tuple[type[ProcessSettings], ...] = (
     WorkerSettings,
     EngineSettings,
     CommandLineSettings,
-    DeadLetterSettings,
+    AdminSettings,
 )
 NOT_UTF8 = "a\udcff"  # as os.environ shows the byte 0xff
 # What is wrong with texts that have a form, by field.

@@ -1,4 +1,4 @@
-"""Settings of the operators' commands."""
+"""What the operators' commands can be told."""
 
 from typing import Literal
 
@@ -8,8 +8,8 @@ from tokenrelay.setting_types import Seconds
 from tokenrelay.settings import StoreSettings
 
 
-class DeadLetterSettings(StoreSettings):
-    """Settings of the dead letters command; the variables begin with TOKENRELAY_."""
+class AdminSettings(StoreSettings):
+    """Settings of the operators' commands; the variables begin with TOKENRELAY_."""
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "error", description="the least important log line that is written"

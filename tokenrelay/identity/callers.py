@@ -24,6 +24,7 @@ class Scope(Enum):
 
 
 USUAL_SCOPES = frozenset({Scope.GENERATE, Scope.READ, Scope.CANCEL, Scope.SESSIONS, Scope.MODELS})
+ADMIN_SCOPES = frozenset({Scope.ADMIN_KEYS, Scope.ADMIN_TENANTS, Scope.ADMIN_READ})
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,13 @@ class Limits:
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
 
+    def as_numbers(self) -> dict[str, int]:
+        """Returns what is limited, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def as_fields(self) -> dict[str, str]:
-        """Returns what is limited, by name, as texts."""
-        return {name: str(value) for name, value in asdict(self).items() if value is not None}
+        """Returns the same as texts."""
+        return {name: str(value) for name, value in self.as_numbers().items()}
 
     @classmethod
     def names(cls) -> list[str]:

@@ -187,7 +187,8 @@ def _is_done(status: bytes, kind: str, name: str, owner: str) -> bool:
     if status == b"EXISTS":
         raise IdentityExistsError.of_field(kind, f"there is already one named {name[:64]!r}")
     if status == b"MISSING":
-        raise IdentityMissingError.of_field(kind, f"there is no {kind} {name[:64]!r}, or no tenant {owner[:64]!r}")
+        missing, called = ("tenant", owner) if owner else (kind, name)  # a key is changed after it was read, so it is there
+        raise IdentityMissingError.of_field(missing, f"there is no {missing} {called[:64]!r}")
     return status == b"DONE"
 
 

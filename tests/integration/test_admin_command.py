@@ -1,0 +1,98 @@
+"""The operators' command as an operator uses it, on a real Redis."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tests.support.redis_server import RedisServer
+from tokenrelay.admin.command_line import app
+from tokenrelay.identity.api_keys import ApiKey, KeyKind
+
+Admin = Callable[..., Result]
+
+
+@pytest.fixture
+def admin(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Admin:
+    monkeypatch.setenv("TOKENRELAY_REDIS_URL", redis.url)
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments)
+
+    return call
+
+
+def done(result: Result) -> str:
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_a_key_is_shown_once_and_listed_without_its_secret(admin: Admin) -> None:
+    done(admin("tenants", "create", "acme", "--title", "Acme", "--limit", "concurrent=5"))
+    key = ApiKey.parse(done(admin("keys", "create", "acme", "--name", "laptop", "--expires-in", "90d")))
+    assert key.kind is KeyKind.CALLS
+    listed = done(admin("keys", "list", "acme", "--json"))
+    (found,) = json.loads(listed)
+    assert (found["id"], found["name"], found["state"]) == (key.key_id, "laptop", "active")
+    for shown in (listed, done(admin("keys", "list", "acme")), done(admin("tenants", "show", "acme"))):
+        assert key.reveal() not in shown
+        assert key.digest() not in shown
+
+
+def test_a_revoked_key_stays_revoked(admin: Admin) -> None:
+    done(admin("tenants", "create", "acme"))
+    key = ApiKey.parse(done(admin("keys", "create", "acme")))
+    for _ in range(2):
+        done(admin("keys", "revoke", key.key_id))
+    assert json.loads(done(admin("keys", "list", "acme", "--json")))[0]["state"] == "revoked"
+
+
+def test_a_rotated_key_has_a_successor_that_may_do_the_same(admin: Admin) -> None:
+    done(admin("tenants", "create", "acme"))
+    old = ApiKey.parse(done(admin("keys", "create", "acme", "--scope", "read", "--limit", "requests_per_minute=9")))
+    new = ApiKey.parse(done(admin("keys", "rotate", old.key_id, "--keep", "1h")))
+    first, second = json.loads(done(admin("keys", "list", "acme", "--json")))
+    assert (first["id"], second["id"]) == (old.key_id, new.key_id)
+    assert (first["scopes"], first["limits"]) == (second["scopes"], second["limits"])
+    assert first["expires"] is not None
+    assert second["expires"] is None
+
+
+def test_limits_are_changed_one_by_one(admin: Admin) -> None:
+    done(admin("tenants", "create", "acme", "--limit", "concurrent=5", "--limit", "tokens_per_day=100"))
+    done(admin("tenants", "limit", "acme", "--limit", "concurrent=none", "--limit", "queued_percent=10"))
+    assert json.loads(done(admin("tenants", "show", "acme")))["limits"] == {"queued_percent": 10, "tokens_per_day": 100}
+
+
+def test_a_suspended_tenant_is_listed_as_such(admin: Admin) -> None:
+    done(admin("tenants", "create", "acme"))
+    done(admin("tenants", "suspend", "acme"))
+    assert "suspended" in done(admin("tenants", "list"))
+    done(admin("tenants", "resume", "acme"))
+    assert "active" in done(admin("tenants", "list"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (("tenants", "create", "Acme"), 2, "lower-case letters"),
+        (("tenants", "create", "-"), 2, "lower-case letters"),
+        (("tenants", "create", "a", "--limit", "concurrent"), 2, "NAME=NUMBER"),
+        (("tenants", "create", "a", "--limit", "speed=1"), 2, "NAME=NUMBER"),
+        (("tenants", "create", "a", "--limit", "concurrent=0"), 2, "whole number from 1"),
+        (("tenants", "show", "nobody"), 1, "there is no tenant 'nobody'"),
+        (("keys", "create", "nobody"), 1, "there is no tenant 'nobody'"),
+        (("keys", "create", "a", "--scope", "everything"), 2, "must be one of generate, read"),
+        (("keys", "create", "a", "--expires-in", "soon"), 2, "a number and a unit"),
+        (("keys", "revoke", "0" * 12), 1, "there is no key"),
+        (("keys", "revoke", "\udcff"), 2, "is not valid UTF-8"),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_is_said_in_a_line(admin: Admin, arguments: tuple[str, ...], status: int, told: str) -> None:
+    result = admin(*arguments)
+    assert result.exit_code == status
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
