@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from tokenrelay.identity.callers import EVERYBODY, Caller
+
 TOLERANCE_NS = 20_000_000  # the client's clock may run out a little before ours
 
 
@@ -20,6 +22,7 @@ class Call:
         span: its span.
         context: in which children of the span are started; holds the client's own context if nothing is exported.
         deadline_ns: our monotonic instant at which the client's deadline passes, None if it has none.
+        caller: who calls.
     """
 
     method: str
@@ -27,6 +30,7 @@ class Call:
     span: Span
     context: Context
     deadline_ns: int | None = None
+    caller: Caller = EVERYBODY
 
     def is_past_deadline(self) -> bool:
         """Tells a deadline that has passed from a client that has left; to gRPC both are cancels."""

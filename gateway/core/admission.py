@@ -58,7 +58,7 @@ class Admission:
         if deadline_seconds is not None and deadline_seconds <= 0:
             raise GenerationExpiredError("the call's deadline has passed")
         return Submission(
-            generation_id=keys.new_generation_id(self._shard(request.idempotency_key)),
+            generation_id=keys.new_generation_id(self._shard(request.idempotency_key, call.caller.tenant)),
             job=self._job(request, call, served.model.name),
             spec=request.spec.SerializeToString(),
             request_hash=request_hash(request),
@@ -76,11 +76,13 @@ class Admission:
             received_at_us=self.clock.to_peer(call.received_ns) // 1000,
             enqueue_at_us=self.clock.to_peer(time.monotonic_ns()) // 1000,
             trace_id=telemetry.trace_id(call.context),
+            tenant=call.caller.tenant,
+            key_id=call.caller.key_id,
         )
 
-    def _shard(self, idempotency_key: str) -> int:
+    def _shard(self, idempotency_key: str, tenant: str) -> int:
         if idempotency_key:
-            return keys.shard_of_idempotency_key(keys.idempotency_hash(idempotency_key), self.shards)
+            return keys.shard_of_idempotency_key(keys.idempotency_hash(idempotency_key, tenant), self.shards)
         return time.monotonic_ns() % self.shards
 
 

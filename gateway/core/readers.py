@@ -107,7 +107,7 @@ class Readers:
         """Reads a generation after a sequence.
 
         Raises:
-            GenerationNotFoundError: there is none, or no longer.
+            GenerationNotFoundError: the caller's tenant has none, or no longer.
             DataLossError: its data are damaged, or a failover may have lost the end of the log that the client has read.
             OutOfRangeError: the log has never gone as far as the client says.
         """
@@ -115,13 +115,13 @@ class Readers:
         follower = self._feed.follow(generation_id, after, from_log=True, end_only=end_only)
         reader = Reader(generation_id, after, follower)
         async with self._closing(reader, call, bound=False):
-            lease = await self._feed.join(follower, self._patience)
+            lease = await self._feed.join(follower, call.caller.tenant, self._patience)
             if lease is None:
                 raise not_found(generation_id)
             if lease.is_damaged:
                 raise damaged(generation_id)
             if after > lease.last:
-                if await self._store.is_unbroken(generation_id, self._patience):
+                if await self._store.is_unbroken(generation_id, patience=self._patience):
                     raise OutOfRangeError.of_field("after_sequence", f"is {after}; the log goes from 0 to {lease.last}")
                 raise DataLossError(f"after_sequence is {after}, but the token log ends at {lease.last}: its end may be lost")
             log.debug("joined", generation_id=generation_id, after=after, state=lease.state, last=lease.last)

@@ -63,7 +63,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         async with self._readers.submitted(submission, call, end_only=True) as reader:
             await _send_metadata(context, reader, call)
             items = await reader.rest()
-            record = await self._store.read_record(reader.generation_id)
+            record = await self._store.read_record(reader.generation_id, tenant=call.caller.tenant)
             times = self._reports.ended(items[-1], call)
             _set_trailers(context, times)
             return generation_service_pb2.GenerateResponse(generation=responses.generation(record, items, times))
@@ -103,26 +103,28 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: generation_service_pb2.GetGenerationRequest, context: Context
     ) -> generation_service_pb2.GetGenerationResponse:
         """Answers with what the log holds now."""
-        record = await self._store.read_record(request.generation_id, self._patience)
-        items = await self._read_log(record)
+        tenant = calls.current().caller.tenant
+        record = await self._store.read_record(request.generation_id, tenant=tenant, patience=self._patience)
+        items = await self._read_log(record, tenant)
         whole = responses.generation(record, items, _stored_timings(record, items))
         return generation_service_pb2.GetGenerationResponse(generation=whole)
 
-    async def _read_log(self, record: Record) -> list[LogItem]:
+    async def _read_log(self, record: Record, tenant: str) -> list[LogItem]:
         """Raises DataLossError if the log does not hold what the record says."""
         extent = Extent(record.last, record.state > generation_pb2.GENERATION_STATE_RUNNING)
         try:
             return await self._log.read_whole(record.generation_id, extent)
         except DataLossError:
             # Record and log expire together, so that the log may have gone since the record was read.
-            await self._store.read_record(record.generation_id, self._patience)
+            await self._store.read_record(record.generation_id, tenant=tenant, patience=self._patience)
             raise
 
     async def CancelGeneration(
         self, request: generation_service_pb2.CancelGenerationRequest, context: Context
     ) -> generation_service_pb2.CancelGenerationResponse:
         """Ends what waits; has the owner end what runs."""
-        state = await self._store.cancel(request.generation_id, self._patience)
+        tenant = calls.current().caller.tenant
+        state = await self._store.cancel(request.generation_id, tenant=tenant, patience=self._patience)
         return generation_service_pb2.CancelGenerationResponse(state=state)
 
     async def _relay(self, reader: Reader, context: Context, call: Call) -> None:

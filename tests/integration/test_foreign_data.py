@@ -160,13 +160,13 @@ async def test_who_comes_back_behind_a_lost_end_is_told(served: Served, client: 
 
 @pytest.mark.parametrize("value", [NOBODY.encode(), GARBAGE])
 async def test_an_idempotency_key_that_stands_for_nothing_is_free(served: Served, client: Redis, value: bytes) -> None:
-    await client.set(f"{PREFIX}idempotency:{keys.idempotency_hash('k')}", value)
+    await client.set(f"{PREFIX}idempotency:{keys.idempotency_hash('k', '')}", value)
     answer = await served.stub.Generate(s.GenerateRequest(spec=spec(max_tokens=5), idempotency_key="k"), timeout=10)
     assert answer.generation.state == g.GENERATION_STATE_FINISHED
 
 
 @pytest.mark.parametrize("damage", [be_a_string, be_a_list])
 async def test_an_idempotency_key_of_another_type_is_free(served: Served, client: Redis, damage: Any) -> None:
-    await damage(f"{PREFIX}idempotency:{keys.idempotency_hash('k')}")(client)
+    await damage(f"{PREFIX}idempotency:{keys.idempotency_hash('k', '')}")(client)
     answer = await served.stub.Generate(s.GenerateRequest(spec=spec(max_tokens=5), idempotency_key="k"), timeout=10)
     assert answer.generation.state == g.GENERATION_STATE_FINISHED

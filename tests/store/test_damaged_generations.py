@@ -72,7 +72,7 @@ async def test_who_reads_a_damaged_log_is_told(bench: Bench, damage: Any, is_ove
     await damage(bench.client, name)
     feed = feed_of(bench)
     follower = feed.follow(name, 0, from_log=True)
-    await feed.join(follower, 5.0)
+    await feed.join(follower, "", 5.0)
     with pytest.raises(DataLossError):
         await follower.next_items()
     with pytest.raises(DataLossError):

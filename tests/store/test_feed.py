@@ -46,7 +46,7 @@ async def test_an_accepted_generation_that_is_gone_is_lost(bench: Bench, redis: 
     if by == "submit":
         follower.is_accepted = True
     else:
-        assert await feed.join(follower, 5.0) is not None
+        assert await feed.join(follower, "", 5.0) is not None
     await feed.renew_once()
     assert await failure_of(follower) is None
     client = redis.client()

@@ -56,7 +56,7 @@ async def test_leaves_nothing_behind_but_what_expires(bench: Bench) -> None:
     for name in (
         keys.record(generation_id, 0),
         keys.log(generation_id, 0),
-        f"{keys.prefix(0)}idempotency:{keys.idempotency_hash('k')}",
+        f"{keys.prefix(0)}idempotency:{keys.idempotency_hash('k', '')}",
     ):
         assert 0 < await client.pttl(name) <= 60_000, name
     for queue in (keys.JOBS, keys.RETURNED):

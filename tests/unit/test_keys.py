@@ -23,8 +23,8 @@ def test_all_keys_of_a_generation_share_a_hash_tag() -> None:
 
 
 def test_an_idempotency_key_always_leads_to_the_same_shard() -> None:
-    key_hash = keys.idempotency_hash("k")
+    key_hash = keys.idempotency_hash("k", "")
     assert key_hash != "k"
     assert keys.shard_of_idempotency_key(key_hash, 5) == keys.shard_of_idempotency_key(key_hash, 5)
-    shards = {keys.shard_of_idempotency_key(keys.idempotency_hash(str(number)), 4) for number in range(100)}
+    shards = {keys.shard_of_idempotency_key(keys.idempotency_hash(str(number), ""), 4) for number in range(100)}
     assert shards == {0, 1, 2, 3}

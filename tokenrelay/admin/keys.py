@@ -6,7 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from tokenrelay.admin import arguments, console
-from tokenrelay.admin.arguments import AsJson, KeepOption, KeyArgument, LimitOption, ModelOption, NameArgument, ScopeOption, SpanOption
+from tokenrelay.admin.arguments import (
+    AsJson,
+    KeepOption,
+    KeyArgument,
+    LimitOption,
+    ModelOption,
+    NameArgument,
+    ScopeOption,
+    SpanOption,
+)
 from tokenrelay.admin.console import as_text, err, instant, out, print_json, print_table
 from tokenrelay.admin.register import with_register
 from tokenrelay.identity.api_keys import ApiKey, KeyKind

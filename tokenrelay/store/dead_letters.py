@@ -95,7 +95,14 @@ class DeadLetters:
         """
         content = letter.content
         now_us = self._connection.clock.now() // 1000
-        job = store_pb2.Job(model=letter.model, n=content.job.n, received_at_us=now_us, enqueue_at_us=now_us)
+        job = store_pb2.Job(
+            model=letter.model,
+            n=content.job.n,
+            received_at_us=now_us,
+            enqueue_at_us=now_us,
+            tenant=content.job.tenant,
+            key_id=content.job.key_id,
+        )
         submission = Submission(
             generation_id=keys.new_generation_id(letter.shard),
             job=job,

@@ -76,14 +76,17 @@ class Feed:
             self._followers.pop(follower.generation_id, None)
         return not self._is_read(follower.generation_id, follower.reader)
 
-    async def join(self, follower: Follower, patience: float) -> ReaderLease | None:
-        """Takes a reader lease on a follower's generation; returns where it stands, None if it is gone.
+    async def join(self, follower: Follower, tenant: str, patience: float) -> ReaderLease | None:
+        """Takes a reader lease on a follower's generation; returns where it stands, None if the tenant has none such.
 
         Args:
             follower: whose generation is to be read.
+            tenant: to which it must belong.
             patience: seconds to wait for Redis.
         """
-        (lease,) = await self._store.renew_readers(follower.reader, self.lease_ms, [follower.generation_id], patience)
+        (lease,) = await self._store.renew_readers(
+            follower.reader, self.lease_ms, [follower.generation_id], tenant=tenant, patience=patience
+        )
         follower.is_accepted = lease is not None
         if lease is not None and not follower.is_waiting():  # it has not read yet
             follower.reread(Extent(lease.last, lease.is_over))

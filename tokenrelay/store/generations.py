@@ -6,8 +6,9 @@ from typing import Any
 import structlog
 
 from tokenrelay.errors import DataLossError, IdempotencyConflictError, QueueFullError, StoreFullError
+from tokenrelay.identity.callers import NO_TENANT
 from tokenrelay.store import ends, keys, terminals
-from tokenrelay.store.records import Record
+from tokenrelay.store.records import Record, as_mapping
 from tokenrelay.store.redis.errors import UnexpectedReplyError
 from tokenrelay.store.scripting import NamedScript, Scripts
 from tokenrelay.store.shards import damaged, not_found
@@ -15,6 +16,8 @@ from tokenrelay.store.values import DAMAGED, Accepted, ReaderLease, StoreLimits,
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
+
+ANY_TENANT = "*"  # for whoever has been let in before; no tenant is named so
 
 
 class Generations:
@@ -31,6 +34,7 @@ class Generations:
         self._submit = NamedScript.load("submit")
         self._renew_readers = NamedScript.load("renew_readers")
         self._cancel = NamedScript.load("cancel")
+        self._peek = NamedScript.load("peek")
         self._unbroken = NamedScript.load("unbroken")
         self._cancelled = terminals.cancelled().SerializeToString()
 
@@ -51,17 +55,19 @@ class Generations:
             StoreFullError: Redis is above its watermark.
             DataLossError: the idempotency key stands for a damaged generation.
         """
-        job, limits = submission.job.SerializeToString(), self._limits
+        job, packed_job, limits = submission.job, submission.job.SerializeToString(), self._limits
         key = submission.idempotency_key
         arguments = {
             "id": submission.generation_id,
-            "model": submission.job.model,
-            "n": submission.job.n,
-            "job": job,
+            "tenant": job.tenant,
+            "key_id": job.key_id,
+            "model": job.model,
+            "n": job.n,
+            "job": packed_job,
             "spec": submission.spec,
-            "size": len(job) + len(submission.spec),
+            "size": len(packed_job) + len(submission.spec),
             "request_hash": submission.request_hash,
-            "idempotency": keys.idempotency_hash(key) if key else "",
+            "idempotency": keys.idempotency_hash(key, job.tenant) if key else "",
             "queue_timeout_ms": submission.queue_timeout_ms,
             "time_limit_ms": submission.time_limit_ms,
             "policy": submission.policy,
@@ -91,11 +97,12 @@ class Generations:
         )
 
     async def renew_readers(
-        self, reader: str, lease_ms: int, ids: Sequence[str], patience: float | None = None
+        self, reader: str, lease_ms: int, ids: Sequence[str], *, tenant: str = ANY_TENANT, patience: float | None = None
     ) -> list[ReaderLease | None]:
-        """Sets a gateway's reader lease on generations, or renews it; None for what is gone."""
+        """Sets a gateway's reader lease on generations, or renews it; None for what is gone, or is another tenant's."""
         arguments = {
             "reader": reader,
+            "tenant": tenant,
             "lease_ms": lease_ms,
             "retention_ms": self._limits.retention_ms,
             "cancelled": self._cancelled,
@@ -112,14 +119,21 @@ class Generations:
         """Takes a gateway's reader lease away, which may start the generation's disconnect policy."""
         await self.renew_readers(reader, 0, [generation_id])
 
-    async def cancel(self, generation_id: str, patience: float | None = None) -> generation_pb2.GenerationState.ValueType:
-        """Cancels a generation and returns where it stands; RUNNING means that its owner was told.
+    async def cancel(
+        self, generation_id: str, *, tenant: str = NO_TENANT, patience: float | None = None
+    ) -> generation_pb2.GenerationState.ValueType:
+        """Cancels a tenant's generation and returns where it stands; RUNNING means that its owner was told.
 
         Raises:
-            GenerationNotFoundError: there is none, or no longer.
+            GenerationNotFoundError: the tenant has none, or no longer.
             DataLossError: it is damaged.
         """
-        arguments = {"id": generation_id, "retention_ms": self._limits.retention_ms, "cancelled": self._cancelled}
+        arguments = {
+            "id": generation_id,
+            "tenant": tenant,
+            "retention_ms": self._limits.retention_ms,
+            "cancelled": self._cancelled,
+        }
         shard = self._scripts.shards.of(generation_id)
         try:
             state, ended_here = await self._scripts.run(self._cancel, shard, arguments, patience)
@@ -132,23 +146,23 @@ class Generations:
             ends.report(generation_id, state)
         return generation_pb2.GenerationState.ValueType(state)
 
-    async def read_record(self, generation_id: str, patience: float | None = None) -> Record:
-        """Returns a generation's record.
+    async def read_record(self, generation_id: str, *, tenant: str = NO_TENANT, patience: float | None = None) -> Record:
+        """Returns the record of a tenant's generation.
 
         Raises:
-            GenerationNotFoundError: there is none, or no longer.
+            GenerationNotFoundError: the tenant has none, or no longer.
             DataLossError: it is damaged.
         """
-        key = keys.record(generation_id, self._scripts.shards.of(generation_id))
+        shard = self._scripts.shards.of(generation_id)
         try:
-            fields = await self._connection.hash(key, patience)
+            (fields,) = await self._scripts.run(self._peek, shard, {"id": generation_id, "tenant": tenant}, patience)
         except UnexpectedReplyError as error:
             raise damaged(generation_id) from error
         if not fields:
             raise not_found(generation_id)
-        return Record.parse(generation_id, fields)
+        return Record.parse(generation_id, as_mapping(fields))
 
-    async def is_unbroken(self, generation_id: str, patience: float | None = None) -> bool:
+    async def is_unbroken(self, generation_id: str, *, patience: float | None = None) -> bool:
         """Tells whether Redis is there without a gap since it accepted a generation.
 
         Only then its log is known to be all that there ever was: a failover or a crash may have taken the end.
@@ -156,7 +170,7 @@ class Generations:
         Raises:
             GenerationNotFoundError, DataLossError: as read_record.
         """
-        record = await self.read_record(generation_id, patience)
+        record = await self.read_record(generation_id, tenant=ANY_TENANT, patience=patience)
         shard = self._scripts.shards.of(generation_id)
         (since_ms,) = await self._scripts.run(self._unbroken, shard, {"lease_ms": self._limits.lease_ms}, patience)
         return record.submitted_us // 1000 >= int(since_ms)

@@ -41,9 +41,10 @@ Fields of a record, instants in milliseconds of Redis' clock unless the name end
 | field                               | holds                                                                           |
 | ----------------------------------- | ------------------------------------------------------------------------------- |
 | `state`                             | number of tokenrelay.v1.GenerationState                                         |
+| `tenant`, `key_id`                  | whose it is, and by which API key; absent where there is no authentication      |
 | `model`, `n`, `job`, `spec`         | the model; choices; a store Job; the serialized GenerationSpec, dropped at the end |
 | `size`, `request_hash`              | bytes counted in `depth`; SHA-256 of the request                                |
-| `idempotency`                       | hash of the idempotency key, if there is one                                    |
+| `idempotency`                       | hash of the tenant's idempotency key, if there is one                                    |
 | `queue`, `entry`                    | where its queue entry is: `jobs` or `returned`, and the entry's id              |
 | `last`                              | the last sequence in the log                                                    |
 | `epoch`, `fence`, `owner`, `lease`  | attempt number; `epoch:nonce`; the owning worker; until when it owns            |
@@ -61,6 +62,7 @@ Fields of a record, instants in milliseconds of Redis' clock unless the name end
 """
 
 import hashlib
+import hmac
 import secrets
 
 GROUP = "workers"
@@ -100,9 +102,14 @@ def shard_of_idempotency_key(key_hash: str, shards: int) -> int:
     return int(key_hash[:8], 16) % shards
 
 
-def idempotency_hash(key: str) -> str:
-    """Returns the name under which an idempotency key is stored; the key itself may be long or secret."""
-    return hashlib.sha256(key.encode()).hexdigest()
+def idempotency_hash(key: str, tenant: str) -> str:
+    """Returns the name under which a tenant's idempotency key is stored; the key itself may be long or secret.
+
+    Two tenants' names for the same key have nothing in common, or one could join the other's generation by guessing its key.
+    """
+    if not tenant:
+        return hashlib.sha256(key.encode()).hexdigest()
+    return hmac.digest(tenant.encode(), key.encode(), "sha256").hex()
 
 
 def record(generation_id: str, shard: int) -> str:

@@ -1,14 +1,14 @@
 -- Sets, renews or takes away a gateway's reader lease on generations. When the last one is taken away, that starts what the
 -- disconnect policy says.
 --
--- Arguments: reader, lease_ms number, retention_ms number, cancelled
--- lease_ms 0: the gateway reads it no more. cancelled is the terminal record of a cancelled one.
+-- Arguments: reader, tenant, lease_ms number, retention_ms number, cancelled
+-- lease_ms 0: the gateway reads it no more. tenant is whose they must be, * for whose a reader has been let in before. cancelled is the terminal record of a cancelled one.
 -- Replies {now in microseconds, one of these per id...}: {state, last sequence, 1 if it ended by this call}, or GONE.
 allow_out_of_memory()
 
 local function each(id)
-    local record = read(id, 'policy', 'grace', 'owner', unpack(CONCLUDE))
-    if not record then return 'GONE' end
+    local record = read(id, 'tenant', 'policy', 'grace', 'owner', unpack(CONCLUDE))
+    if not record or is_foreign(record, tenant) then return 'GONE' end
     if record.state > RUNNING then return {record.state, tonumber(record.last), 0} end
     -- What waits must have its entry in the queue, or it would wait for ever.
     if record.state == QUEUED then

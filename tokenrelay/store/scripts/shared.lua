@@ -80,6 +80,13 @@ local function read(id, ...)
     return record
 end
 
+-- Tells whether a generation belongs to another tenant than the caller's. It is answered then exactly as none is. ANY_TENANT
+-- stands for a caller who was let in before. Records from before there were tenants belong to the tenant ''.
+local ANY_TENANT = '*'
+local function is_foreign(record, tenant)
+    return tenant ~= ANY_TENANT and (record.tenant or '') ~= tenant
+end
+
 -- Opens the way for writes when Redis is out of memory: after one command that needs none, a script may go on.
 -- What was accepted must be able to finish.
 local function allow_out_of_memory()

@@ -1,9 +1,9 @@
 -- Accepts a generation: its record, its job and its idempotency key in one step. Accepted means that this returned CREATED.
 --
--- Arguments: id, model, n, job, spec, size number, request_hash, idempotency, queue_timeout_ms number, time_limit_ms number,
+-- Arguments: id, tenant, key_id, model, n, job, spec, size number, request_hash, idempotency, queue_timeout_ms number, time_limit_ms number,
 --     policy number, grace_ms number, reader, reader_lease_ms number, most_generations number, most_bytes number,
 --     accept_below number, engine_deaths
--- size counts the job's and the spec's bytes. idempotency is the key's hash, '' for none. Limits in milliseconds from now, and
+-- size counts the job's and the spec's bytes. idempotency is the hash of the key and its tenant, '' for none. Limits in milliseconds from now, and
 -- reader, the gateway that reads it from now on, may be missing. The last ones but one bound the queue and, as a share of
 -- maxmemory, what is accepted at all. With engine_deaths it begins as a suspect.
 -- Replies {now in microseconds, status, ...}:
@@ -18,7 +18,8 @@ if redis.call('EXISTS', record_key(id)) == 1 then return {NOW_US, 'CREATED', id}
 if idempotency ~= '' then
     local taken = on_shared('GET', idempotency_key(idempotency))
     if taken then
-        local other = read(taken, 'request_hash')
+        local other = read(taken, 'request_hash', 'tenant')
+        if other and is_foreign(other, tenant) then other = nil end
         if other and other.request_hash ~= request_hash then return {NOW_US, 'CONFLICT'} end
         if other then return {NOW_US, 'JOINED', taken} end
     end
@@ -48,6 +49,8 @@ local function add(name, value)
     fields[#fields + 1] = name
     fields[#fields + 1] = value
 end
+if tenant ~= '' then add('tenant', tenant) end
+if key_id ~= '' then add('key_id', key_id) end
 if queue_timeout_ms then add('queue_deadline', NOW + queue_timeout_ms) end
 if time_limit_ms then add('deadline', NOW + time_limit_ms) end
 if cancel_at then add('cancel_at', cancel_at) end

@@ -27,29 +27,29 @@ from tokenrelay.v1 import generation_pb2 as tokenrelay_dot_v1_dot_generation__pb
 from tokenrelay.v1 import model_service_pb2 as tokenrelay_dot_v1_dot_model__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftokenrelay/store/v1/store.proto\x12\x13tokenrelay.store.v1\x1a\x17google/rpc/status.proto\x1a\x1etokenrelay/v1/generation.proto\x1a!tokenrelay/v1/model_service.proto\"u\n\x03Job\x12\r\n\x05model\x18\x01 \x01(\t\x12\t\n\x01n\x18\x02 \x01(\x05\x12\x16\n\x0ereceived_at_us\x18\x03 \x01(\x03\x12\x15\n\renqueue_at_us\x18\x04 \x01(\x03\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\"s\n\x08LogEntry\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\r\n\x05index\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12%\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\"\x8e\x02\n\x08Terminal\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.tokenrelay.v1.GenerationState\x12)\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\x12#\n\x05usage\x18\x03 \x01(\x0b\x32\x14.tokenrelay.v1.Usage\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12/\n\x08timeline\x18\x07 \x01(\x0b\x32\x1d.tokenrelay.store.v1.Timeline\x12\x10\n\x08trace_id\x18\x08 \x01(\t\"\x9e\x02\n\x08Timeline\x12\x13\n\x0breceived_us\x18\x01 \x01(\x03\x12\x12\n\nenqueue_us\x18\x02 \x01(\x03\x12\x14\n\x0csubmitted_us\x18\x03 \x01(\x03\x12\x37\n\rlost_attempts\x18\x04 \x03(\x0b\x32 .tokenrelay.store.v1.LostAttempt\x12\x12\n\nclaimed_us\x18\x05 \x01(\x03\x12\x15\n\rdispatched_us\x18\x06 \x01(\x03\x12\x11\n\tqueued_us\x18\x07 \x01(\x03\x12\x14\n\x0cscheduled_us\x18\x08 \x01(\x03\x12\x16\n\x0e\x66irst_token_us\x18\t \x01(\x03\x12\x15\n\rlast_token_us\x18\n \x01(\x03\x12\x17\n\x0f\x66irst_logged_us\x18\x0b \x01(\x03\"H\n\x0bLostAttempt\x12\x12\n\nclaimed_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x61ppended_us\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"\x8f\x02\n\nDeadLetter\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12%\n\x03job\x18\x02 \x01(\x0b\x32\x18.tokenrelay.store.v1.Job\x12\x0c\n\x04spec\x18\x03 \x01(\x0c\x12\"\n\x06reason\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12/\n\x08timeline\x18\x05 \x01(\x0b\x32\x1d.tokenrelay.store.v1.Timeline\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12\x11\n\tworker_id\x18\x07 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x08 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\t \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\"<\n\tFeedFrame\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.tokenrelay.store.v1.FeedEntry\"z\n\tFeedEntry\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x13\n\tlog_entry\x18\x03 \x01(\x0cH\x00\x12\x12\n\x08terminal\x18\x04 \x01(\x0cH\x00\x12\x13\n\x0b\x61ppended_us\x18\x05 \x01(\x03\x42\x06\n\x04kind\"^\n\x12WorkerAnnouncement\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.tokenrelay.v1.Model\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftokenrelay/store/v1/store.proto\x12\x13tokenrelay.store.v1\x1a\x17google/rpc/status.proto\x1a\x1etokenrelay/v1/generation.proto\x1a!tokenrelay/v1/model_service.proto\"\x95\x01\n\x03Job\x12\r\n\x05model\x18\x01 \x01(\t\x12\t\n\x01n\x18\x02 \x01(\x05\x12\x16\n\x0ereceived_at_us\x18\x03 \x01(\x03\x12\x15\n\renqueue_at_us\x18\x04 \x01(\x03\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x0e\n\x06key_id\x18\x08 \x01(\t\"s\n\x08LogEntry\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\r\n\x05index\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12%\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\"\x8e\x02\n\x08Terminal\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.tokenrelay.v1.GenerationState\x12)\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x18.tokenrelay.v1.ChoiceEnd\x12#\n\x05usage\x18\x03 \x01(\x0b\x32\x14.tokenrelay.v1.Usage\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12/\n\x08timeline\x18\x07 \x01(\x0b\x32\x1d.tokenrelay.store.v1.Timeline\x12\x10\n\x08trace_id\x18\x08 \x01(\t\"\x9e\x02\n\x08Timeline\x12\x13\n\x0breceived_us\x18\x01 \x01(\x03\x12\x12\n\nenqueue_us\x18\x02 \x01(\x03\x12\x14\n\x0csubmitted_us\x18\x03 \x01(\x03\x12\x37\n\rlost_attempts\x18\x04 \x03(\x0b\x32 .tokenrelay.store.v1.LostAttempt\x12\x12\n\nclaimed_us\x18\x05 \x01(\x03\x12\x15\n\rdispatched_us\x18\x06 \x01(\x03\x12\x11\n\tqueued_us\x18\x07 \x01(\x03\x12\x14\n\x0cscheduled_us\x18\x08 \x01(\x03\x12\x16\n\x0e\x66irst_token_us\x18\t \x01(\x03\x12\x15\n\rlast_token_us\x18\n \x01(\x03\x12\x17\n\x0f\x66irst_logged_us\x18\x0b \x01(\x03\"H\n\x0bLostAttempt\x12\x12\n\nclaimed_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x61ppended_us\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"\x8f\x02\n\nDeadLetter\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12%\n\x03job\x18\x02 \x01(\x0b\x32\x18.tokenrelay.store.v1.Job\x12\x0c\n\x04spec\x18\x03 \x01(\x0c\x12\"\n\x06reason\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12/\n\x08timeline\x18\x05 \x01(\x0b\x32\x1d.tokenrelay.store.v1.Timeline\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12\x11\n\tworker_id\x18\x07 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x08 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\t \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\"<\n\tFeedFrame\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.tokenrelay.store.v1.FeedEntry\"z\n\tFeedEntry\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x13\n\tlog_entry\x18\x03 \x01(\x0cH\x00\x12\x12\n\x08terminal\x18\x04 \x01(\x0cH\x00\x12\x13\n\x0b\x61ppended_us\x18\x05 \x01(\x03\x42\x06\n\x04kind\"^\n\x12WorkerAnnouncement\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.tokenrelay.v1.Model\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tokenrelay.store.v1.store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOB']._serialized_start=148
-  _globals['_JOB']._serialized_end=265
-  _globals['_LOGENTRY']._serialized_start=267
-  _globals['_LOGENTRY']._serialized_end=382
-  _globals['_TERMINAL']._serialized_start=385
-  _globals['_TERMINAL']._serialized_end=655
-  _globals['_TIMELINE']._serialized_start=658
-  _globals['_TIMELINE']._serialized_end=944
-  _globals['_LOSTATTEMPT']._serialized_start=946
-  _globals['_LOSTATTEMPT']._serialized_end=1018
-  _globals['_DEADLETTER']._serialized_start=1021
-  _globals['_DEADLETTER']._serialized_end=1292
-  _globals['_FEEDFRAME']._serialized_start=1294
-  _globals['_FEEDFRAME']._serialized_end=1354
-  _globals['_FEEDENTRY']._serialized_start=1356
-  _globals['_FEEDENTRY']._serialized_end=1478
-  _globals['_WORKERANNOUNCEMENT']._serialized_start=1480
-  _globals['_WORKERANNOUNCEMENT']._serialized_end=1574
+  _globals['_JOB']._serialized_start=149
+  _globals['_JOB']._serialized_end=298
+  _globals['_LOGENTRY']._serialized_start=300
+  _globals['_LOGENTRY']._serialized_end=415
+  _globals['_TERMINAL']._serialized_start=418
+  _globals['_TERMINAL']._serialized_end=688
+  _globals['_TIMELINE']._serialized_start=691
+  _globals['_TIMELINE']._serialized_end=977
+  _globals['_LOSTATTEMPT']._serialized_start=979
+  _globals['_LOSTATTEMPT']._serialized_end=1051
+  _globals['_DEADLETTER']._serialized_start=1054
+  _globals['_DEADLETTER']._serialized_end=1325
+  _globals['_FEEDFRAME']._serialized_start=1327
+  _globals['_FEEDFRAME']._serialized_end=1387
+  _globals['_FEEDENTRY']._serialized_start=1389
+  _globals['_FEEDENTRY']._serialized_end=1511
+  _globals['_WORKERANNOUNCEMENT']._serialized_start=1513
+  _globals['_WORKERANNOUNCEMENT']._serialized_end=1607
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,8 @@ class Job(_message.Message):
     ENQUEUE_AT_US_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, never empty."""
     n: _builtins.int
@@ -45,6 +47,10 @@ class Job(_message.Message):
     """The W3C traceparent of the gateway's enqueue span, and on a second line the tracestate, if there is one. Empty if it is not traced."""
     trace_id: _builtins.str
     """The trace's id in hexadecimal. Empty if it is not traced."""
+    tenant: _builtins.str
+    """The tenant that it belongs to. Empty where there is no authentication."""
+    key_id: _builtins.str
+    """The id of the key that it was made with. Empty without one."""
     def __init__(
         self,
         *,
@@ -54,10 +60,12 @@ class Job(_message.Message):
         enqueue_at_us: _builtins.int = ...,
         traceparent: _builtins.str = ...,
         trace_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enqueue_at_us", b"enqueue_at_us", "model", b"model", "n", b"n", "received_at_us", b"received_at_us", "trace_id", b"trace_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enqueue_at_us", b"enqueue_at_us", "key_id", b"key_id", "model", b"model", "n", b"n", "received_at_us", b"received_at_us", "tenant", b"tenant", "trace_id", b"trace_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
