@@ -11,12 +11,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from gateway import memory
+from gateway.core import authentication
 from gateway.core.admission import Admission
 from gateway.core.bounds import Limits
 from gateway.core.core import Core
 from gateway.core.directory import ModelDirectory
 from gateway.core.readers import Readers
 from gateway.core.reports import Reports
+from gateway.grpc.authenticate import Authenticate
 from gateway.grpc.generation_servicer import GenerationServicer
 from gateway.grpc.model_servicer import ModelServicer
 from gateway.settings import GatewaySettings
@@ -97,7 +99,7 @@ class GatewayApplication:
         self._open_store(metrics_registry)
         self._open_metrics(metrics_registry)
         self._servicer = self._make_servicer(tracing)
-        chain = Chain(tracing, metrics.CallMetrics(metrics_registry), settings)
+        chain = self._make_chain(tracing, metrics.CallMetrics(metrics_registry))
         self._server = self._build(settings, SERVICES, chain, Core(directory=self._directory, problem=self._problem))
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
@@ -135,6 +137,7 @@ class GatewayApplication:
             queue=self._store.queue,
             metrics=self._metrics,
         )
+        self._authentication = authentication.of(settings, self._store.connection)
         self._reaper = Reaper(self._store.scripts, self._store.limits, metrics.ReaperMetrics(metrics_registry))
 
     def _make_servicer(self, tracing: telemetry.Tracing) -> GenerationServicer:
@@ -168,6 +171,11 @@ class GatewayApplication:
             patience=settings.call_patience_seconds,
         )
 
+    def _make_chain(self, tracing: telemetry.Tracing, call_metrics: metrics.CallMetrics) -> Chain:
+        if self._authentication is None:
+            return Chain(tracing, call_metrics, self._settings)
+        return Chain(tracing, call_metrics, self._settings, Authenticate(self._authentication, call_metrics))
+
     def _open_metrics(self, metrics_registry: CollectorRegistry) -> None:
         settings = self._settings
         if settings.metrics_port is not None:
@@ -188,6 +196,8 @@ class GatewayApplication:
         async with asyncio.TaskGroup() as tasks:
             for work in (self._feed.run, self._directory.run, self._reaper.run, self._report_health, self._server.run):
                 tasks.create_task(work())
+            if self._authentication is not None:
+                tasks.create_task(self._authentication.run())
             if self._certificates is not None:
                 tasks.create_task(self._certificates.watch())
 

@@ -36,6 +36,22 @@ class GatewaySettings(StoreSettings, TlsSettings, ServerSettings):
         description="the pages that may call this gateway from a browser: their origins, such as https://chat.example.com, "
         "with commas between them. any: pages of every site. Unset: none",
     )
+    auth: Literal["none", "keys"] = Field(
+        "none", description="who may call: everybody, or who shows an API key (authorization: Bearer trk_…)"
+    )
+    auth_known_seconds: Seconds = Field(
+        5.0, description="how long a key that was looked up counts without being looked up again; changes are heard at once"
+    )
+    auth_unknown_seconds: Seconds = Field(1.0, description="the same for a key that is not there")
+    auth_outage_seconds: Seconds = Field(
+        60.0, description="how long a key that was looked up counts while Redis is away; further callers are refused then"
+    )
+    allow_anonymous_network: bool = Field(
+        False, description="whether to listen beyond loopback without authentication, so that whoever reaches it may call"
+    )
+    allow_keys_in_plain_text: bool = Field(
+        False, description="whether to take keys beyond loopback without TLS, so that whoever sees the network has them"
+    )
     lame_duck_seconds: DelaySeconds = Field(
         1.0, description="how long a stopping gateway still serves new calls after its health has become NOT_SERVING"
     )

@@ -53,7 +53,7 @@ class Admission:
         if not self.clock.is_known():
             raise StoreUnavailableError("Redis has not been reached yet", retry_after=1.0)
         detached = default == generation_pb2.DISCONNECT_POLICY_DETACH
-        served = await self.directory.resolve(request.spec.model, may_wait=detached)
+        served = await self.directory.resolve(request.spec.model, call.caller, may_wait=detached)
         validation.check(request, served.model, self.limits)
         if deadline_seconds is not None and deadline_seconds <= 0:
             raise GenerationExpiredError("the call's deadline has passed")

@@ -6,6 +6,7 @@ import time
 import structlog
 
 from tokenrelay.errors import InvalidRequestError, ModelNotFoundError, NoWorkerError, StoreUnavailableError
+from tokenrelay.identity.callers import Caller
 from tokenrelay.metrics import GatewayMetrics
 from tokenrelay.store.queue import Queue
 from tokenrelay.store.redis.connection import RedisConnection
@@ -67,7 +68,7 @@ class ModelDirectory:
         self._metrics.queue_age.labels(name).set(await self._queue.age(name) if depth.generations else 0)
         self._metrics.workers.labels(name).set(self._models[name].model.workers)
 
-    async def listed(self) -> list[tuple[ServedModel, int]]:
+    async def listed(self, caller: Caller) -> list[tuple[ServedModel, int]]:
         """Returns what available() does, as it is now.
 
         Raises:
@@ -76,21 +77,22 @@ class ModelDirectory:
         await self.refresh()
         if not self.store_answers:
             raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0)
-        return self.available()
+        return self.available(caller)
 
-    def available(self) -> list[tuple[ServedModel, int]]:
-        """Returns the models that are served or expected back, by name, each with how many generations wait."""
+    def available(self, caller: Caller) -> list[tuple[ServedModel, int]]:
+        """Returns the caller's models that are served or expected back, by name, each with how many generations wait."""
         return [
             (served, self._depths.get(name, Depth(0, 0)).generations)
             for name, served in sorted(self._models.items())
-            if served.is_expected_back
+            if served.is_expected_back and caller.may_use(name)
         ]
 
-    async def resolve(self, name: str, *, may_wait: bool) -> ServedModel:
+    async def resolve(self, name: str, caller: Caller, *, may_wait: bool) -> ServedModel:
         """Returns the model of a request.
 
         Args:
             name: as the client gave it; empty for the only one.
+            caller: to whom a model that it may not use is none.
             may_wait: whether the request may wait for a worker to come back, however long it is gone.
 
         Raises:
@@ -99,17 +101,17 @@ class ModelDirectory:
             NoWorkerError: its last worker has been gone for too long.
             StoreUnavailableError: it is not known, and Redis cannot be asked.
         """
-        served = self._find(name)
+        served = self._find(name, caller)
         if served is None or not served.is_live:
             # A worker may have come within the last second.
             await self.refresh()
-            served = self._find(name)
+            served = self._find(name, caller)
         if served is None:
             if not self.store_answers:
                 raise StoreUnavailableError("Redis cannot be reached", retry_after=1.0)
             if not name:
                 raise NoWorkerError("no model is served yet", retry_after=1.0)
-            known = ", ".join(sorted(self._models)) or "none"
+            known = ", ".join(sorted(filter(caller.may_use, self._models))) or "none"
             raise ModelNotFoundError(f"spec.model: no worker has served {name[:200]!r}; known: {known}")
         if not served.is_expected_back and not may_wait:
             raise NoWorkerError(
@@ -118,12 +120,12 @@ class ModelDirectory:
             )
         return served
 
-    def _find(self, name: str) -> ServedModel | None:
+    def _find(self, name: str, caller: Caller) -> ServedModel | None:
         if name:
-            return self._models.get(name)
-        everything = list(self._models.values())
+            return self._models.get(name) if caller.may_use(name) else None
+        everything = [served for known, served in self._models.items() if caller.may_use(known)]
         live = [served for served in everything if served.is_live]
-        candidates = live or [served for served, _ in self.available()] or everything
+        candidates = live or [served for served, _ in self.available(caller)] or everything
         if len(candidates) > 1:
             names = ", ".join(served.model.name for served in candidates)
             raise InvalidRequestError.of_field("spec.model", f"is required, since several are served: {names}")

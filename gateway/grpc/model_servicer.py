@@ -3,6 +3,7 @@
 from typing import Any
 
 from gateway.core.directory import ModelDirectory
+from tokenrelay import calls
 from tokenrelay.v1 import model_service_pb2, model_service_pb2_grpc
 
 
@@ -16,8 +17,12 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.ListModelsRequest, context: Any
     ) -> model_service_pb2.ListModelsResponse:
         response = model_service_pb2.ListModelsResponse()
-        for served, queued in await self._directory.listed():
+        caller = calls.current().caller
+        for served, queued in await self._directory.listed(caller):
             model = response.models.add()
             model.CopyFrom(served.model)
-            model.queued = queued
+            if caller.sees_load:
+                model.queued = queued
+            else:
+                model.ClearField("running")
         return response

@@ -48,6 +48,11 @@ class Caller:
         if scope not in self.scopes:
             raise PermissionDeniedError(f"the key lacks the scope {scope.value!r}")
 
+    @property
+    def sees_load(self) -> bool:
+        """Whether it may know how much waits and runs, which tells of other tenants."""
+        return Scope.ADMIN_READ in self.scopes
+
     def may_use(self, model: str) -> bool:
         """Tells whether it may use a model, and may know that it is there."""
         return self.models is None or model in self.models

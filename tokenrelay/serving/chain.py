@@ -1,13 +1,14 @@
 """The server interceptor: takes every call through the same small steps, from its arrival to its status.
 
     translate   turns errors into statuses; no text of an exception that is not ours leaves the process
+    authenticate finds out who calls, where that is asked: only of a gateway, and only if it is told to
     observe     opens the call's span, counts it, and tells a deadline from a client that left
     place       takes one of the places for open calls, or refuses
     headers     bounds the request's headers
     receive     reads and parses the request
 
-Whoever adds a step, such as authentication, adds it to `_ours` in Chain.__init__: after place, so that a flood of bad
-credentials is bounded as well, and before receive, so that nobody unknown makes us read a request.
+Authentication comes before all that costs something, so that strangers get neither a span, nor a place, nor have a request
+read.
 
 To gRPC every call here has a stream of requests, of which one is taken: a call with a single request it would begin only
 once that has come, wait for it for ever, and leave unanswered if the client ends the call without it.
@@ -25,7 +26,7 @@ from google.protobuf.message import Message
 from tokenrelay.header_limits import HeaderLimits
 from tokenrelay.metrics import CallMetrics
 from tokenrelay.serving.budget import Budget
-from tokenrelay.serving.exchange import Exchange, Proceed, compose
+from tokenrelay.serving.exchange import Exchange, Proceed, Step, compose
 from tokenrelay.serving.headers import Headers
 from tokenrelay.serving.observe import Observe
 from tokenrelay.serving.place import Place
@@ -45,16 +46,20 @@ class Chain(grpc.aio.ServerInterceptor):
 
     Args:
         settings: the limits on calls and on their requests.
+        authenticate: the step of that name; None: everybody may call.
 
     Attributes:
         budget: the bytes of all requests, for a server that holds such before they are whole.
     """
 
-    def __init__(self, tracing: Tracing, metrics: CallMetrics, settings: ServerSettings) -> None:
+    def __init__(
+        self, tracing: Tracing, metrics: CallMetrics, settings: ServerSettings, authenticate: Step | None = None
+    ) -> None:
         self.budget = Budget(settings.max_request_bytes)
-        translate, headers, receive = Translate(), Headers(HeaderLimits(settings)), Receive(settings, self.budget)
-        self._ours = compose([translate, Observe(tracing, metrics), Place.for_ours(settings), headers, receive])
-        self._standard = compose([translate, Place.for_standard(settings), headers, receive])
+        first: list[Step] = [Translate()] if authenticate is None else [Translate(), authenticate]
+        last: list[Step] = [Headers(HeaderLimits(settings)), Receive(settings, self.budget)]
+        self._ours = compose([*first, Observe(tracing, metrics), Place.for_ours(settings), *last])
+        self._standard = compose([*first, Place.for_standard(settings), *last])
 
     async def intercept_service(
         self,

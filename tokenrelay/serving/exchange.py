@@ -9,6 +9,8 @@ import grpc
 from google.protobuf.message import Message
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave out what is private
 
+from tokenrelay.identity.callers import EVERYBODY, Caller
+
 
 class ClientGoneError(Exception):
     """What was to be written has no reader any more."""
@@ -29,6 +31,7 @@ class Exchange:
         parse: makes a message of one of them; raises google.protobuf.message.DecodeError.
         handle: answers the request. It returns the response of a call that has one, and writes a stream of them by itself.
         takes_stream: whether the handler takes an iterator over all requests instead of the only one.
+        caller: who calls; everybody, where there is no authentication.
         request: what the handler takes, once it has been received.
     """
 
@@ -38,6 +41,7 @@ class Exchange:
     parse: Callable[[bytes], Message]
     handle: Callable[[Any, Any], Awaitable[Any]]
     takes_stream: bool = False
+    caller: Caller = EVERYBODY
     request: Any = None
 
 

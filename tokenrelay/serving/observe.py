@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 from tokenrelay import calls, conventions, telemetry
 from tokenrelay.calls import Call
 from tokenrelay.errors import InternalError, TokenrelayError
+from tokenrelay.identity.callers import Scope
 from tokenrelay.metrics import CallMetrics
 from tokenrelay.serving.exchange import CLIENT_GONE, Exchange, Proceed, chosen_code
 from tokenrelay.telemetry import Tracing
@@ -48,9 +49,12 @@ class Observe:
     def _begin(self, exchange: Exchange) -> Call:
         received_ns = time.monotonic_ns()
         client = _client_context(exchange.context)
+        # Not every caller's trace is joined: it decides what is sampled here, and callers could join each other's traces.
+        parent = client if Scope.TRACE in exchange.caller.scopes else Context()
         span = self._tracing.span(
             exchange.method,
-            parent=client,
+            parent=parent,
+            links=() if parent is client else telemetry.link_to(client),
             kind=SpanKind.SERVER,
             start_ns=telemetry.wall_ns(received_ns) if self._tracing.enabled else None,
             attributes={conventions.RPC_SYSTEM: "grpc", conventions.RPC_METHOD: exchange.method},
@@ -60,8 +64,9 @@ class Observe:
             method=exchange.method,
             received_ns=received_ns,
             span=span,
-            context=telemetry.child_context(span) if self._tracing.enabled else client,
+            context=telemetry.child_context(span) if self._tracing.enabled else parent,
             deadline_ns=None if left is None else received_ns + round(left * 1e9),
+            caller=exchange.caller,
         )
         calls.begin(call)
         return call

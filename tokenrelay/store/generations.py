@@ -90,7 +90,7 @@ class Generations:
         if status == b"CONFLICT":
             raise IdempotencyConflictError("idempotency_key: it belongs to another request")
         if status == b"FULL":
-            raise _queue_full(details[0], details[1], limits)
+            raise _queue_full(details[0], details[1], limits, tells_counts=not job.tenant)
         raise StoreFullError(
             f"Redis uses {details[0]} of {details[1]} bytes; new work is accepted below {limits.accept_below:.0%}",
             retry_after=5.0,
@@ -183,9 +183,7 @@ def _lease_of(generation_id: str, reply: Any) -> ReaderLease | None:
     return None if reply == b"GONE" else ReaderLease(*reply)
 
 
-def _queue_full(generations: int, size: int, limits: StoreLimits) -> QueueFullError:
-    return QueueFullError(
-        f"the model's queue is full: {generations} of {limits.queued_generations} generations, "
-        f"{size} of {limits.queued_bytes} bytes",
-        retry_after=1.0,
-    )
+def _queue_full(generations: int, size: int, limits: StoreLimits, *, tells_counts: bool) -> QueueFullError:
+    """Returns the error of a full queue; one tenant is not told how much waits for others."""
+    counts = f": {generations} of {limits.queued_generations} generations, {size} of {limits.queued_bytes} bytes"
+    return QueueFullError(f"the model's queue is full{counts if tells_counts else ''}", retry_after=1.0)

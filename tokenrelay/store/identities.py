@@ -83,6 +83,10 @@ class Identities:
         key, tenant = (_texts(one) for one in reply.items)
         return (_key(key_id, key), _tenant(key["tenant"], tenant)) if key and tenant else None
 
+    def now_us(self) -> int:
+        """Returns the instant at Redis, in microseconds."""
+        return self._connection.clock.now() // 1000
+
     async def changes(self) -> AsyncIterator[str | None]:
         """Yields "key <id>" or "tenant <name>" of each change, and None whenever some may have been missed."""
         async for messages in self._connection.subscribe(keys.AUTH_CHANNEL):
