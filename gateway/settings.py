@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from tokenrelay import addresses
 from tokenrelay.setting_types import Count, DelaySeconds, Origins, Port, Seconds, TransportSeconds, WindowBytes
 from tokenrelay.settings import ServerSettings, StoreSettings, TlsSettings
 
@@ -47,10 +48,14 @@ class GatewaySettings(StoreSettings, TlsSettings, ServerSettings):
         60.0, description="how long a key that was looked up counts while Redis is away; further callers are refused then"
     )
     allow_anonymous_network: bool = Field(
-        False, description="whether to listen beyond loopback without authentication, so that whoever reaches it may call"
+        False,
+        validate_default=True,
+        description="whether to listen beyond loopback without authentication, so that whoever reaches it may call",
     )
     allow_keys_in_plain_text: bool = Field(
-        False, description="whether to take keys beyond loopback without TLS, so that whoever sees the network has them"
+        False,
+        validate_default=True,
+        description="whether to take keys beyond loopback without TLS, so that whoever sees the network has them",
     )
     lame_duck_seconds: DelaySeconds = Field(
         1.0, description="how long a stopping gateway still serves new calls after its health has become NOT_SERVING"
@@ -75,3 +80,31 @@ class GatewaySettings(StoreSettings, TlsSettings, ServerSettings):
     longest_token_characters: Count = Field(
         256, description="characters of the longest token; texts with more than these for each token of the context are refused"
     )
+
+    # These two refuse to start rather than serve strangers by mistake: what is asked for must be said in words.
+
+    @field_validator("allow_anonymous_network")
+    @classmethod
+    def _is_meant_for_everybody(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and info.data.get("auth") == "none" and _reaches_beyond(info):
+            raise ValueError(
+                "the gateway would listen beyond loopback without authentication; set TOKENRELAY_AUTH=keys, "
+                "or set this to true if whoever reaches the gateway may call"
+            )
+        return value
+
+    @field_validator("allow_keys_in_plain_text")
+    @classmethod
+    def _keys_may_be_seen(cls, value: bool, info: ValidationInfo) -> bool:
+        takes_keys, in_plain_text = info.data.get("auth") == "keys", info.data.get("tls_certificate") is None
+        if not value and takes_keys and in_plain_text and _reaches_beyond(info):
+            raise ValueError(
+                "keys would cross the network readable; set TOKENRELAY_TLS_CERTIFICATE and TOKENRELAY_TLS_KEY, "
+                "or set this to true if something in front of the gateway speaks TLS"
+            )
+        return value
+
+
+def _reaches_beyond(info: ValidationInfo) -> bool:
+    """Tells whether others than this machine reach the gateway; a host that was refused itself is named by its own error."""
+    return "host" in info.data and not addresses.is_loopback(info.data["host"])

@@ -30,7 +30,12 @@ PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
 }
 GATEWAYS = ("gateway on grpcio", "gateway on envoy")
 PROCESSES = (*GATEWAYS, "worker", "engine service")
-SIMULATED = {"TOKENRELAY_ENGINE": "simulated", "TOKENRELAY_MODEL": "test", "TOKENRELAY_LOG_FORMAT": "json"}
+SIMULATED = {
+    "TOKENRELAY_ENGINE": "simulated",
+    "TOKENRELAY_MODEL": "test",
+    "TOKENRELAY_LOG_FORMAT": "json",
+    "TOKENRELAY_ALLOW_ANONYMOUS_NETWORK": "true",
+}
 NOT_OURS = ("192.0.2.1", "2001:db8::1", "no such host")
 PATIENCE = 30.0  # seconds; a start takes one or two
 
