@@ -15,12 +15,21 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from tokenrelay.client import handshakes
-from tokenrelay.errors import DOMAIN, MessageTooLargeError, TokenrelayError, UnavailableError, UnimplementedError
+from tokenrelay.errors import (
+    DOMAIN,
+    MessageTooLargeError,
+    PermissionDeniedError,
+    TokenrelayError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+)
 from tokenrelay.status import from_status
 
 STATUS_DETAILS = "grpc-status-details-bin"  # where gRPC carries google.rpc.Status
 GENERATION_ID, TRACE_ID = "tokenrelay-generation-id", "tokenrelay-trace-id"
 
+_ALSO_OF_PROXIES = (TokenrelayError, UnimplementedError, UnauthenticatedError, PermissionDeniedError)
 _LOST = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN))
 
 
@@ -69,7 +78,7 @@ def _of_transport(error: grpc.RpcError, target: str, expired: bool) -> Tokenrela
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return MessageTooLargeError(message)
     translated = from_status(status_pb2.Status(code=code.value[0], message=message))
-    if type(translated) in (TokenrelayError, UnimplementedError):  # not a word of ours, which has details
+    if type(translated) in _ALSO_OF_PROXIES:  # not a word of ours, which has details
         return TokenrelayError(f"{target} refused the call: {code.name} ({message})")
     return translated
 

@@ -13,6 +13,7 @@
     ├── IdempotencyConflictError       ALREADY_EXISTS       the key is taken by another request
     ├── QueueFullError                 RESOURCE_EXHAUSTED   retry after a while
     ├── StoreFullError                 RESOURCE_EXHAUSTED   retry after a while
+    ├── QuotaExceededError             RESOURCE_EXHAUSTED   the tenant or its key may not use more now
     ├── UnavailableError               UNAVAILABLE          retry after a while
     │   ├── StoreUnavailableError                           Redis cannot be reached
     │   ├── NoWorkerError                                   the model's last worker has left
@@ -117,8 +118,14 @@ class UnauthenticatedError(TokenrelayError):
     code = code_pb2.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
 
-    def __init__(self) -> None:
-        super().__init__("authorization: a valid key is required, as in 'authorization: Bearer trk_…'")
+    def __init__(
+        self,
+        message: str = "authorization: a valid key is required, as in 'authorization: Bearer trk_…'",
+        *,
+        retry_after: float | None = None,
+        violations: Sequence[FieldViolation] = (),
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, violations=violations)
 
 
 class PermissionDeniedError(TokenrelayError):
@@ -161,6 +168,34 @@ class StoreFullError(TokenrelayError):
 
     code = code_pb2.RESOURCE_EXHAUSTED
     reason = "STORE_FULL"
+
+
+class QuotaExceededError(TokenrelayError):
+    """The tenant, or its key, may not use more now. Retry when it is said; if nothing is said, this can never fit.
+
+    Attributes:
+        subject: whose limit it is, "tenant:<name>" or "key:<id>".
+        metric: which limit.
+        limit: its value.
+    """
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        violations: Sequence[FieldViolation] = (),
+        subject: str = "",
+        metric: str = "",
+        limit: int = 0,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, violations=violations)
+        self.subject = subject
+        self.metric = metric
+        self.limit = limit
 
 
 class UnavailableError(TokenrelayError):

@@ -11,7 +11,7 @@ from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
 from tokenrelay import errors
-from tokenrelay.errors import FieldViolation, TokenrelayError
+from tokenrelay.errors import FieldViolation, QuotaExceededError, TokenrelayError
 
 # All in bytes as they travel. The first leaves room in 8 KiB for the other trailers; a status with a message, a field and
 # a description at their limits fits into it.
@@ -82,6 +82,16 @@ def _details(
     yield error_details_pb2.ErrorInfo(reason=error.reason, domain=errors.DOMAIN)
     if violations:
         yield error_details_pb2.BadRequest(field_violations=violations)
+    if isinstance(error, QuotaExceededError):
+        # Fields as in https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto.
+        violation = error_details_pb2.QuotaFailure.Violation(
+            subject=error.subject,
+            description=error.message,
+            quota_metric=f"tokenrelay/{error.metric}",
+            quota_id=f"{error.subject.partition(':')[0]}/{error.metric}",
+            quota_value=error.limit,
+        )
+        yield error_details_pb2.QuotaFailure(violations=[violation])
     if error.retry_after is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(round(error.retry_after * 1000))
@@ -93,6 +103,7 @@ def from_status(status: status_pb2.Status) -> TokenrelayError:
     reason = ""
     retry_after = None
     violations: list[FieldViolation] = []
+    quota = error_details_pb2.QuotaFailure()
     for packed in status.details:
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if packed.Unpack(info):
@@ -101,7 +112,24 @@ def from_status(status: status_pb2.Status) -> TokenrelayError:
             violations = [FieldViolation(violation.field, violation.description) for violation in bad.field_violations]
         elif packed.Unpack(retry):
             retry_after = retry.retry_delay.ToMilliseconds() / 1000
-    return _class_of(status.code, reason)(status.message, retry_after=retry_after, violations=violations)
+        else:
+            packed.Unpack(quota)
+    kind = _class_of(status.code, reason)
+    if kind is QuotaExceededError and quota.violations:
+        return _of_quota(status.message, retry_after, quota.violations[0])
+    return kind(status.message, retry_after=retry_after, violations=violations)
+
+
+def _of_quota(
+    message: str, retry_after: float | None, violation: error_details_pb2.QuotaFailure.Violation
+) -> QuotaExceededError:
+    return QuotaExceededError(
+        message,
+        retry_after=retry_after,
+        subject=violation.subject,
+        metric=violation.quota_metric.partition("/")[2],
+        limit=violation.quota_value,
+    )
 
 
 def _class_of(code: int, reason: str) -> type[TokenrelayError]:

@@ -14,10 +14,14 @@ from tokenrelay import telemetry
 from tokenrelay.calls import Call
 from tokenrelay.clock import PeerClock
 from tokenrelay.errors import GenerationExpiredError, InvalidRequestError, StoreUnavailableError
+from tokenrelay.identity.callers import Caller
+from tokenrelay.identity.quotas import Allowance
 from tokenrelay.store import keys
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import Submission
 from tokenrelay.v1 import generation_pb2
+
+CHARACTERS_PER_TOKEN = 4  # of English text, with the vocabularies of today
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Admission:
             time_limit_ms=_time_limit_ms(request, deadline_seconds),
             policy=request.on_disconnect or default,
             grace_ms=self.grace_ms,
+            allowance=_allowance(request.spec, call.caller),
         )
 
     def _job(self, request: GenerationRequest, call: Call, model: str) -> store_pb2.Job:
@@ -81,9 +86,33 @@ class Admission:
         )
 
     def _shard(self, idempotency_key: str, tenant: str) -> int:
+        if tenant:
+            return keys.shard_of_tenant(tenant, self.shards)
         if idempotency_key:
             return keys.shard_of_idempotency_key(keys.idempotency_hash(idempotency_key, tenant), self.shards)
         return time.monotonic_ns() % self.shards
+
+
+def _allowance(spec: generation_pb2.GenerationSpec, caller: Caller) -> Allowance | None:
+    """Returns by what a request's tenant is judged; None without a tenant."""
+    if not caller.tenant:
+        return None
+    params = spec.sampling_params
+    bounded = params.HasField("max_tokens") and params.max_tokens > 0
+    return Allowance(
+        tenant=caller.tenant_quota,
+        key=caller.key_quota,
+        prompt_tokens=_prompt_tokens(spec),
+        most_tokens=params.max_tokens * (params.n or 1) if bounded else None,
+    )
+
+
+def _prompt_tokens(spec: generation_pb2.GenerationSpec) -> int:
+    """Returns how many tokens a prompt has: exactly if it came as tokens, else as its characters let expect."""
+    if spec.WhichOneof("prompt") == "token_ids":
+        return len(spec.token_ids.ids)
+    characters = len(spec.text) + sum(len(message.content) for message in spec.chat.messages)
+    return 1 + characters // CHARACTERS_PER_TOKEN
 
 
 def request_hash(request: GenerationRequest) -> str:

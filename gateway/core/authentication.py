@@ -105,7 +105,14 @@ class KeyAuthentication:
         if found is None or not key.fits(found[0].digest) or not self._counts(found):
             raise UnauthenticatedError
         stored, tenant = found
-        return Caller(tenant.name, key.key_id, stored.scopes, _both(stored.models, tenant.models))
+        return Caller(
+            tenant=tenant.name,
+            key_id=key.key_id,
+            scopes=stored.scopes,
+            models=_both(stored.models, tenant.models),
+            tenant_quota=tenant.quota,
+            key_quota=stored.quota,
+        )
 
     def _counts(self, found: tuple[StoredKey, Tenant]) -> bool:
         stored, tenant = found

@@ -10,7 +10,7 @@ import pytest
 from tests.store.conftest import Bench
 from tokenrelay.identity.api_keys import ApiKey, KeyKind
 from tokenrelay.identity.callers import Scope
-from tokenrelay.identity.limits import Limits
+from tokenrelay.identity.quotas import Quota
 from tokenrelay.store import keys
 from tokenrelay.store.identities import (
     Identities,
@@ -37,9 +37,9 @@ def stored(key: ApiKey, **values: object) -> StoredKey:
 
 
 async def test_a_key_is_found_with_all_that_was_said_of_it(register: IdentityRegister, identities: Identities) -> None:
-    tenant = Tenant("acme", "Acme & Söhne", models=frozenset({"demo"}), limits=Limits(tokens_per_day=5, concurrent=3))
+    tenant = Tenant("acme", "Acme & Söhne", models=frozenset({"demo"}), quota=Quota(tokens_per_day=5, concurrent=3))
     key = ApiKey.new(KeyKind.CALLS)
-    given = stored(key, name="laptop", scopes=frozenset({Scope.READ}), limits=Limits(requests_per_minute=7), expires_us=9)
+    given = stored(key, name="laptop", scopes=frozenset({Scope.READ}), quota=Quota(requests_per_minute=7), expires_us=9)
     await register.create_tenant(tenant)
     await register.create_key(given)
     found = await identities.find(key.key_id)
@@ -67,10 +67,10 @@ async def test_what_is_there_is_not_created_again_and_what_is_not_is_not_changed
 
 
 async def test_a_limit_that_is_taken_away_is_gone(register: IdentityRegister) -> None:
-    await register.create_tenant(Tenant("acme", limits=Limits(concurrent=1, tokens_per_minute=2)))
+    await register.create_tenant(Tenant("acme", quota=Quota(concurrent=1, tokens_per_minute=2)))
     tenant = await register.tenant("acme")
-    await register.change_tenant(replace(tenant, limits=Limits(tokens_per_minute=2)))
-    assert (await register.tenant("acme")).limits == Limits(tokens_per_minute=2)
+    await register.change_tenant(replace(tenant, quota=Quota(tokens_per_minute=2)))
+    assert (await register.tenant("acme")).quota == Quota(tokens_per_minute=2)
 
 
 async def test_changes_are_told(register: IdentityRegister, identities: Identities) -> None:

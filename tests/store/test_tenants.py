@@ -67,4 +67,5 @@ async def test_one_idempotency_key_is_another_for_each_tenant(bench: Bench) -> N
     assert first.created
     assert second.created
     assert nobodys.created
-    assert (await bench.submit_whole(job=JOB, idempotency_key="order-1")) == (first.generation_id, False)
+    joined = await bench.submit_whole(job=JOB, idempotency_key="order-1")
+    assert (joined.generation_id, joined.created) == (first.generation_id, False)

@@ -9,7 +9,7 @@ import typer
 
 from tokenrelay.admin.console import as_text
 from tokenrelay.identity.callers import Scope
-from tokenrelay.identity.limits import Limits
+from tokenrelay.identity.quotas import Quota
 
 TENANT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label, so that it may stand in a certificate's name
 LARGEST = 2**53  # Redis counts in doubles
@@ -35,7 +35,7 @@ KeyArgument = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 LimitOption = Annotated[
     list[str],
-    typer.Option("--limit", metavar="NAME=NUMBER", help=f"a limit, or NAME=none to lift it: {', '.join(Limits.names())}"),
+    typer.Option("--limit", metavar="NAME=NUMBER", help=f"a limit, or NAME=none to lift it: {', '.join(Quota.names())}"),
 ]
 ModelOption = Annotated[list[str], typer.Option("--model", help="a model that may be used; without any, all may")]
 ScopeOption = Annotated[list[str], typer.Option("--scope", help=f"what may be done: {', '.join(one.value for one in Scope)}")]
@@ -43,13 +43,13 @@ KeepOption = Annotated[str, typer.Option("--keep", help="for how long the old on
 SpanOption = Annotated[str | None, typer.Option("--expires-in", help="for how long it counts, as in 90d", callback=_span)]
 
 
-def limits(given: Sequence[str], before: Limits) -> Limits:
+def quota(given: Sequence[str], before: Quota) -> Quota:
     """Returns limits with what is given changed; raises typer.BadParameter."""
     changed: dict[str, int | None] = {}
     for text in given:
         name, equals, value = text.partition("=")
-        if not equals or name not in Limits.names():
-            raise typer.BadParameter(f"--limit takes NAME=NUMBER, with one of the names {', '.join(Limits.names())}")
+        if not equals or name not in Quota.names():
+            raise typer.BadParameter(f"--limit takes NAME=NUMBER, with one of the names {', '.join(Quota.names())}")
         if value != "none" and not (value.isascii() and value.isdecimal() and 1 <= int(value) <= LARGEST):
             raise typer.BadParameter(f"--limit {name} must be a whole number from 1 to {LARGEST}, or none")
         changed[name] = None if value == "none" else int(value)

@@ -20,7 +20,7 @@ from tokenrelay.admin.console import as_text, err, instant, out, print_json, pri
 from tokenrelay.admin.register import with_register
 from tokenrelay.identity.api_keys import ApiKey, KeyKind
 from tokenrelay.identity.callers import ADMIN_SCOPES, USUAL_SCOPES
-from tokenrelay.identity.limits import UNLIMITED
+from tokenrelay.identity.quotas import UNLIMITED
 from tokenrelay.store.identities import IdentityRegister, StoredKey
 
 app = console.application("API keys of tenants.")
@@ -47,7 +47,7 @@ def create(
         name=name,
         scopes=arguments.scopes(scope, ADMIN_SCOPES if admin else USUAL_SCOPES),
         models=arguments.models(model),
-        limits=arguments.limits(limit, UNLIMITED),
+        quota=arguments.quota(limit, UNLIMITED),
     )
 
     async def work(register: IdentityRegister) -> None:
@@ -82,7 +82,7 @@ def change_limits(key_id: KeyArgument, limit: LimitOption) -> None:
 
     async def work(register: IdentityRegister) -> None:
         key = await register.key(key_id)
-        await register.change_key(replace(key, limits=arguments.limits(limit, key.limits)))
+        await register.change_key(replace(key, quota=arguments.quota(limit, key.quota)))
         err.print(f"changed {key_id}")
 
     with_register(work)
@@ -142,7 +142,7 @@ def _as_dict(key: StoredKey, now_us: int) -> dict[str, Any]:
         "state": _state(key, now_us),
         "scopes": sorted(scope.value for scope in key.scopes),
         "models": None if key.models is None else sorted(key.models),
-        "limits": key.limits.as_numbers(),
+        "limits": key.quota.as_numbers(),
         "created": instant(key.created_us),
         "expires": None if key.expires_us is None else instant(key.expires_us),
         "revoked": None if key.revoked_us is None else instant(key.revoked_us),

@@ -10,7 +10,7 @@ from tokenrelay.admin import arguments, console
 from tokenrelay.admin.arguments import AsJson, LimitOption, ModelOption, NameArgument
 from tokenrelay.admin.console import as_text, err, instant, print_json, print_table
 from tokenrelay.admin.register import with_register
-from tokenrelay.identity.limits import UNLIMITED
+from tokenrelay.identity.quotas import UNLIMITED
 from tokenrelay.store.identities import IdentityRegister, Tenant
 
 app = console.application("Tenants: the teams or products whose generations are hidden from each other.")
@@ -24,7 +24,7 @@ def create(
     limit: LimitOption = [],  # noqa: B006
 ) -> None:
     """Creates a tenant."""
-    tenant = Tenant(name, title, models=arguments.models(model), limits=arguments.limits(limit, UNLIMITED))
+    tenant = Tenant(name, title, models=arguments.models(model), quota=arguments.quota(limit, UNLIMITED))
 
     async def work(register: IdentityRegister) -> None:
         await register.create_tenant(tenant)
@@ -63,7 +63,7 @@ def show(name: NameArgument) -> None:
 @app.command("limit")
 def change_limits(name: NameArgument, limit: LimitOption) -> None:
     """Changes limits; those that are not named stay."""
-    _change(name, lambda tenant: replace(tenant, limits=arguments.limits(limit, tenant.limits)))
+    _change(name, lambda tenant: replace(tenant, quota=arguments.quota(limit, tenant.quota)))
 
 
 @app.command("models")
@@ -97,7 +97,7 @@ def _state(tenant: Tenant) -> str:
 
 
 def _limits(tenant: Tenant) -> str:
-    return " ".join(f"{name}={value}" for name, value in tenant.limits.as_fields().items()) or "none"
+    return " ".join(f"{name}={value}" for name, value in tenant.quota.as_fields().items()) or "none"
 
 
 def _as_dict(tenant: Tenant) -> dict[str, Any]:
@@ -106,6 +106,6 @@ def _as_dict(tenant: Tenant) -> dict[str, Any]:
         "title": tenant.title,
         "state": _state(tenant),
         "models": None if tenant.models is None else sorted(tenant.models),
-        "limits": tenant.limits.as_numbers(),
+        "limits": tenant.quota.as_numbers(),
         "created": instant(tenant.created_us),
     }

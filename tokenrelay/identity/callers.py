@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tokenrelay.errors import PermissionDeniedError
+from tokenrelay.identity.quotas import UNLIMITED, Quota
 
 NO_TENANT = ""  # that of every caller where there is no authentication, and of what was stored before there was one
 
@@ -36,12 +37,15 @@ class Caller:
         key_id: the key that it has shown; empty without one.
         scopes: what it may do.
         models: the names of the models that it may use; None: all.
+        tenant_quota, key_quota: what both may use.
     """
 
     tenant: str
     key_id: str
     scopes: Collection[Scope]
     models: Collection[str] | None = None
+    tenant_quota: Quota = UNLIMITED
+    key_quota: Quota = UNLIMITED
 
     def require(self, scope: Scope) -> None:
         """Raises PermissionDeniedError if the caller may not do something."""

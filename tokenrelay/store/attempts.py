@@ -161,6 +161,8 @@ def _finish_item(one: Finish) -> dict[str, Any]:
         "last": one.last,
         "terminal_state": one.terminal.state,
         "terminal": terminal,
+        "prompt": one.terminal.usage.prompt_tokens if one.terminal.HasField("usage") else "",
+        "cached": one.terminal.usage.cached_tokens if one.terminal.HasField("usage") else "",
     }
 
 

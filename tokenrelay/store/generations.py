@@ -1,22 +1,28 @@
 """Generations as gateways see them: accept, follow, cancel, look up."""
 
+import json
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
-from tokenrelay.errors import DataLossError, IdempotencyConflictError, QueueFullError, StoreFullError
+from tokenrelay.errors import DataLossError, IdempotencyConflictError, QueueFullError, QuotaExceededError, StoreFullError
 from tokenrelay.identity.callers import NO_TENANT
+from tokenrelay.identity.quotas import Allowance, TokensLeft
 from tokenrelay.store import ends, keys, terminals
 from tokenrelay.store.records import Record, as_mapping
 from tokenrelay.store.redis.errors import UnexpectedReplyError
 from tokenrelay.store.scripting import NamedScript, Scripts
 from tokenrelay.store.shards import damaged, not_found
+from tokenrelay.store.v1 import store_pb2
 from tokenrelay.store.values import DAMAGED, Accepted, ReaderLease, StoreLimits, Submission
 from tokenrelay.v1 import generation_pb2
 
 log = structlog.get_logger(__name__)
 
+NEVER = -1  # as submit.lua says how long to wait: what is asked for fits at no time
+UNKNOWN_WAIT_SECONDS = 1.0  # where nobody can tell, because it depends on when others end
 ANY_TENANT = "*"  # for whoever has been let in before; no tenant is named so
 
 
@@ -52,6 +58,7 @@ class Generations:
         Raises:
             IdempotencyConflictError: the key stands for another request.
             QueueFullError: the model's queue has reached a bound.
+            QuotaExceededError: the tenant or its key may not use more now.
             StoreFullError: Redis is above its watermark.
             DataLossError: the idempotency key stands for a damaged generation.
         """
@@ -78,6 +85,7 @@ class Generations:
             "most_bytes": limits.queued_bytes,
             "accept_below": limits.accept_below,
             "engine_deaths": 1 if submission.suspect else None,
+            **_account(submission.allowance),
         }
         shard = keys.shard_of_ours(submission.generation_id)
         try:
@@ -86,11 +94,14 @@ class Generations:
             raise DataLossError("the generation that the idempotency_key stands for is damaged in Redis") from error
         if status in (b"CREATED", b"JOINED"):
             log.debug("submitted", generation_id=details[0].decode(), status=status.decode())
-            return Accepted(details[0].decode(), status == b"CREATED")
+            left = TokensLeft(*details[1:]) if len(details) > 1 else None
+            return Accepted(details[0].decode(), status == b"CREATED", left)
         if status == b"CONFLICT":
             raise IdempotencyConflictError("idempotency_key: it belongs to another request")
         if status == b"FULL":
             raise _queue_full(details[0], details[1], limits, tells_counts=not job.tenant)
+        if status == b"QUOTA":
+            raise _quota_exceeded(job, *details)
         raise StoreFullError(
             f"Redis uses {details[0]} of {details[1]} bytes; new work is accepted below {limits.accept_below:.0%}",
             retry_after=5.0,
@@ -181,6 +192,30 @@ def _lease_of(generation_id: str, reply: Any) -> ReaderLease | None:
         log.error("a generation's data in redis are damaged", generation_id=generation_id)
         return ReaderLease(generation_pb2.GENERATION_STATE_UNSPECIFIED, 0, 0, is_damaged=True)
     return None if reply == b"GONE" else ReaderLease(*reply)
+
+
+def _account(allowance: Allowance | None) -> dict[str, Any]:
+    """Returns the arguments that say what is judged and reserved."""
+    if allowance is None:
+        return {"limits": "[{}, {}]", "estimate": 0, "most_tokens": None}
+    return {
+        "limits": json.dumps([allowance.tenant.as_numbers(), allowance.key.as_numbers()]),
+        "estimate": allowance.prompt_tokens,
+        "most_tokens": allowance.most_tokens,
+    }
+
+
+def _quota_exceeded(job: store_pb2.Job, scope: bytes, name: bytes, limit: int, wait_ms: int) -> QuotaExceededError:
+    whose, metric = scope.decode(), name.decode()
+    retry_after: float | None = None if wait_ms == NEVER else UNKNOWN_WAIT_SECONDS if wait_ms < 0 else wait_ms / 1000
+    fits = "; the request alone is more than that" if retry_after is None else ""
+    return QuotaExceededError(
+        f"the {whose}'s limit {metric} of {limit} is reached{fits}",
+        retry_after=None if retry_after is None else retry_after * random.uniform(1.0, 1.1),  # noqa: S311  # jitter, no secret
+        subject=f"tenant:{job.tenant}" if whose == "tenant" else f"key:{job.key_id}",
+        metric=metric,
+        limit=limit,
+    )
 
 
 def _queue_full(generations: int, size: int, limits: StoreLimits, *, tells_counts: bool) -> QueueFullError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tokenrelay.errors import InvalidRequestError, StoreUnavailableError
 from tokenrelay.identity.callers import USUAL_SCOPES, Scope
-from tokenrelay.identity.limits import UNLIMITED, Limits
+from tokenrelay.identity.quotas import UNLIMITED, Quota
 from tokenrelay.store import keys
 from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.store.scripting import NamedScript
@@ -40,7 +40,7 @@ class StoredKey:
     name: str = ""
     scopes: frozenset[Scope] = USUAL_SCOPES
     models: frozenset[str] | None = None
-    limits: Limits = UNLIMITED
+    quota: Quota = UNLIMITED
     created_us: int = 0
     expires_us: int | None = None
     revoked_us: int | None = None
@@ -65,7 +65,7 @@ class Tenant:
     title: str = ""
     suspended: bool = False
     models: frozenset[str] | None = None
-    limits: Limits = UNLIMITED
+    quota: Quota = UNLIMITED
     created_us: int = 0
 
 
@@ -211,7 +211,7 @@ def _key_fields(key: StoredKey) -> dict[str, str | bool]:
         "created_us": str(key.created_us),
         "expires_us": _instant(key.expires_us),
         "revoked_us": _instant(key.revoked_us),
-        **_limit_fields(key.limits),
+        **_limit_fields(key.quota),
     }
 
 
@@ -223,7 +223,7 @@ def _key(key_id: str, fields: Mapping[str, str]) -> StoredKey:
         name=fields["name"],
         scopes=frozenset(Scope(one) for one in fields["scopes"].split()),
         models=_models(fields),
-        limits=Limits.of_fields(fields),
+        quota=Quota.of_fields(fields),
         created_us=int(fields["created_us"]),
         expires_us=int(fields["expires_us"]) if "expires_us" in fields else None,
         revoked_us=int(fields["revoked_us"]) if "revoked_us" in fields else None,
@@ -236,7 +236,7 @@ def _tenant_fields(tenant: Tenant) -> dict[str, str | bool]:
         "suspended": "1" if tenant.suspended else False,
         "models": _models_field(tenant.models),
         "created_us": str(tenant.created_us),
-        **_limit_fields(tenant.limits),
+        **_limit_fields(tenant.quota),
     }
 
 
@@ -246,14 +246,14 @@ def _tenant(name: str, fields: Mapping[str, str]) -> Tenant:
         title=fields["title"],
         suspended="suspended" in fields,
         models=_models(fields),
-        limits=Limits.of_fields(fields),
+        quota=Quota.of_fields(fields),
         created_us=int(fields["created_us"]),
     )
 
 
-def _limit_fields(limits: Limits) -> dict[str, str | bool]:
-    given = limits.as_fields()
-    return {name: given.get(name, False) for name in Limits.names()}
+def _limit_fields(quota: Quota) -> dict[str, str | bool]:
+    given = quota.as_fields()
+    return {name: given.get(name, False) for name in Quota.names()}
 
 
 def _models_field(models: frozenset[str] | None) -> str | bool:

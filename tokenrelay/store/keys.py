@@ -13,6 +13,9 @@ generation, its queue and its idempotency key lies in one slot, so that one scri
 | `tokenrelay:{s}:returned:<model>`| stream      | the same for requeued ones, read first                    | entries by finish      |
 | `tokenrelay:{s}:dead:<model>`    | stream      | dead letters: fields `id`, `letter`, a DeadLetter         | entries by discard     |
 | `tokenrelay:{s}:depth:<model>`   | hash        | `generations` and `bytes` that wait                       | never; it is small     |
+| `tokenrelay:{s}:tenant:<t>`      | hash        | what a tenant has open, reserved and left; see accounts.lua | never; it is small   |
+| `tokenrelay:{s}:quota:<t>:<key>` | hash        | the same of one of its keys                               | never; it is small     |
+| `tokenrelay:{s}:usage:<t>:<day>` | hash        | the ledger: `<key> <model> prompt_tokens` and so on        | expires after 40 days  |
 | `tokenrelay:{s}:idempotency:<h>` | string      | the id that an idempotency key, by its hash, stands for   | expires by retention   |
 | `tokenrelay:{s}:due`             | sorted set  | ids by the millisecond at which reap must look at them    | members by finish      |
 | `tokenrelay:{s}:finished`        | sorted set  | ids by the millisecond of their end, for early dropping   | members by reap        |
@@ -43,6 +46,7 @@ Fields of a record, instants in milliseconds of Redis' clock unless the name end
 | `state`                             | number of tokenrelay.v1.GenerationState                                         |
 | `tenant`, `key_id`                  | whose it is, and by which API key; absent where there is no authentication      |
 | `model`, `n`, `job`, `spec`         | the model; choices; a store Job; the serialized GenerationSpec, dropped at the end |
+| `reserved`, `estimate`              | tokens reserved in the tenant's account; those of the prompt, before the engine has counted |
 | `size`, `request_hash`              | bytes counted in `depth`; SHA-256 of the request                                |
 | `idempotency`                       | hash of the tenant's idempotency key, if there is one                                    |
 | `queue`, `entry`                    | where its queue entry is: `jobs` or `returned`, and the entry's id              |
@@ -64,6 +68,7 @@ Fields of a record, instants in milliseconds of Redis' clock unless the name end
 import hashlib
 import hmac
 import secrets
+import zlib
 
 GROUP = "workers"
 JOBS = "jobs"
@@ -95,6 +100,11 @@ def shard_of(generation_id: str) -> int | None:
 def shard_of_ours(generation_id: str) -> int:
     """Returns the shard of an id that is known to be ours."""
     return int(generation_id.partition("-")[0])
+
+
+def shard_of_tenant(tenant: str, shards: int) -> int:
+    """Returns the shard of all generations of a tenant, so that one script sees all that it has open."""
+    return zlib.crc32(tenant.encode()) % shards
 
 
 def shard_of_idempotency_key(key_hash: str, shards: int) -> int:

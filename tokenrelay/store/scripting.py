@@ -26,6 +26,8 @@ from tokenrelay.store.shards import Shards
 ARGUMENTS = re.compile(r"^-- Arguments: (.+(?:\n--     .+)*)$", re.MULTILINE)
 EACH = re.compile(r"^local function each\((.+)\)$", re.MULTILINE)
 
+SHARED = ("shared", "accounts", "transitions")  # in front of each script, in this order
+
 Arguments = Mapping[str, Any]
 
 
@@ -91,7 +93,8 @@ class NamedScript:
         text = (folder / f"{name}.lua").read_text()
         declared = [one.split() for one in _declared(ARGUMENTS, text)]
         item_names = tuple(_declared(EACH, text))
-        source = (folder / "shared.lua").read_text() + _prelude(declared, len(item_names)) + text
+        shared = "".join((folder / f"{part}.lua").read_text() for part in SHARED)
+        source = shared + _prelude(declared, len(item_names)) + text
         script = Script(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
         return cls(script, tuple(one[0] for one in declared), item_names)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import structlog
 
+from tokenrelay.identity.quotas import Allowance, TokensLeft
 from tokenrelay.store.records import Record
 from tokenrelay.store.v1 import store_pb2
 from tokenrelay.v1 import generation_pb2
@@ -65,7 +66,11 @@ class StoreLimits:
 
 @dataclass(frozen=True)
 class Submission:
-    """A generation to be accepted. Durations in milliseconds, None for no limit. A suspect runs alone until its first token."""
+    """A generation to be accepted. Durations in milliseconds, None for no limit. A suspect runs alone until its first token.
+
+    Attributes:
+        allowance: what its tenant and its key may use; None without a tenant.
+    """
 
     generation_id: str
     job: store_pb2.Job
@@ -77,13 +82,19 @@ class Submission:
     policy: generation_pb2.DisconnectPolicy.ValueType
     grace_ms: int
     suspect: bool = False
+    allowance: Allowance | None = None
 
 
 class Accepted(NamedTuple):
-    """Which generation a submission became. It was not created if its idempotency key stood for it already."""
+    """Which generation a submission became. It was not created if its idempotency key stood for it already.
+
+    Attributes:
+        tokens_left: None if no such limit was looked at.
+    """
 
     generation_id: str
     created: bool
+    tokens_left: TokensLeft | None = None
 
 
 class QueueEntry(NamedTuple):

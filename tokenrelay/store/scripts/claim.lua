@@ -34,7 +34,7 @@ local function has_log(id, record)
 end
 
 local function claim(id, nonce, queue, entry)
-    local record = read(id, 'epoch', 'fence', 'claimed_us', 'appended_us', 'history', 'cancelled', 'cancel_at',
+    local record = read(id, 'epoch', 'fence', 'appended_us', 'history', 'cancelled', 'cancel_at',
         'deadline', 'queue_deadline', 'fingerprint', unpack(CONCLUDE))
     if not record or record.state > RUNNING or record.queue ~= queue or record.entry ~= entry then
         remove_entry(queue, model, entry)
@@ -63,7 +63,7 @@ local function claim(id, nonce, queue, entry)
     redis.call('HDEL', record_key(id), 'appended_us', 'queue_deadline')
     if not record.claimed_us then redis.call('HSET', record_key(id), 'started_us', NOW_US) end
     if record.last == '0' then redis.call('HSET', record_key(id), 'fingerprint', fingerprint) end
-    count_depth(record.model, -1, -tonumber(record.size))
+    count_depth(record, -1, -tonumber(record.size))
     look_at(id, NOW + lease_ms)
     return {'CLAIMED', fence, epoch, redis.call('HGETALL', record_key(id))}
 end

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 
 @dataclass(frozen=True)
-class Limits:
+class Quota:
     """The limits of one tenant or of one key.
 
     Attributes:
@@ -38,9 +38,34 @@ class Limits:
         return [field.name for field in fields(cls)]
 
     @classmethod
-    def of_fields(cls, given: Mapping[str, str]) -> "Limits":
+    def of_fields(cls, given: Mapping[str, str]) -> "Quota":
         """Reads what as_fields returned, among whatever else there is; raises ValueError for what is no number."""
         return cls(**{name: int(given[name]) for name in cls.names() if name in given})
 
 
-UNLIMITED = Limits()
+UNLIMITED = Quota()
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """By what a new generation is judged: whose it is, and what that one and the key may use.
+
+    Attributes:
+        tenant: the tenant's quota.
+        key: the key's own.
+        prompt_tokens: of the prompt, as far as they are known before the engine has counted them.
+        most_tokens: what it may generate at most, over all choices; None: no bound but the context.
+    """
+
+    tenant: Quota
+    key: Quota
+    prompt_tokens: int
+    most_tokens: int | None
+
+
+@dataclass(frozen=True)
+class TokensLeft:
+    """What is left of the tightest limit of tokens a minute."""
+
+    limit: int
+    left: int
