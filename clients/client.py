@@ -44,10 +44,11 @@ class Client:
         tls: True for TLS with a certificate of a public authority, the path of a file with another authority, or Tls with a
             certificate of the client's own; None: no encryption. All targets get the same.
         credentials: instead of tls, what gRPC has for other ways to secure a channel.
-        metadata: sent with every call, those by which a stream goes on too; an API key, for example.
+        api_key: of gateways that want one; sent with every call, those by which a stream goes on too.
+        metadata: sent likewise.
 
     Raises:
-        ValueError: a target is not of the form host:port, a file of tls cannot be used, or the metadata cannot be sent.
+        ValueError: a target is not of the form host:port, a file of tls cannot be used, or metadata or key cannot be sent.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Client:
         retry: RetryPolicy | None = None,
         tls: bool | Path | Tls | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
         metadata: Metadata | None = None,
     ) -> None:
         security = secure(tls, credentials)
@@ -70,7 +72,7 @@ class Client:
         self._prober = Prober(security)
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
-        self._metadata = check_metadata(metadata)
+        self._metadata = check_metadata(metadata, api_key)
         Deadline.after(timeout)  # a wrong one is refused here, not by the first call
 
     def __enter__(self) -> "Client":

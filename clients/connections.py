@@ -121,14 +121,18 @@ def _check_target(name: str) -> None:
         raise ValueError(f"targets: {name!r} has port {found[2]}; must be from 1 to 65535")
 
 
-def check_metadata(metadata: Metadata | None) -> MetadataPairs:
-    """Returns metadata as pairs.
+def check_metadata(metadata: Metadata | None, api_key: str | None = None) -> MetadataPairs:
+    """Returns metadata as pairs, with an API key as gateways take it.
 
     Raises:
-        ValueError: gRPC cannot send it, or reserves its name.
+        ValueError: gRPC cannot send it, or reserves its name; or the key cannot be one.
         TypeError: a name or a value is of a wrong type.
     """
     pairs = tuple(metadata.items() if isinstance(metadata, Mapping) else metadata or ())
+    if api_key is not None:
+        if not api_key or not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+            raise ValueError("api_key: is empty, or has characters that no key has")
+        pairs = (*pairs, ("authorization", f"Bearer {api_key}"))
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, str | bytes):
             raise TypeError(f"metadata: {name!r} must be a str with a value of str or bytes")

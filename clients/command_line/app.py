@@ -2,16 +2,18 @@
 
 import io
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from opentelemetry import trace
+from pydantic import SecretStr
 
 from tokenrelay import settings, telemetry
 from tokenrelay.client.command_line import generating, lookups
 from tokenrelay.client.command_line.session import EXPORT_SECONDS, Session, within
 from tokenrelay.client.command_line.settings import CommandLineSettings
-from tokenrelay.client.connections import parse_targets
+from tokenrelay.client.connections import check_metadata, parse_targets
 from tokenrelay.client.tls import Tls, secure
 from tokenrelay.start_up import SettingError
 
@@ -54,6 +56,9 @@ def start(
         str | None, typer.Option(metavar="FILE", help="certificate to show, else TOKENRELAY_TLS_CLIENT_CERTIFICATE")
     ] = None,
     tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="its private key, else TOKENRELAY_TLS_CLIENT_KEY")] = None,
+    api_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="file with the API key to show, else TOKENRELAY_API_KEY")
+    ] = None,
 ) -> None:
     """Calls a Tokenrelay gateway."""
     configuration = settings.load(CommandLineSettings)
@@ -63,7 +68,7 @@ def start(
         except ValueError as error:
             raise typer.BadParameter(str(error).removeprefix("targets: "), param_hint="--target") from error
     tls = _tls(configuration, use_tls, Tls(ca=tls_ca, certificate=tls_certificate, key=tls_key))
-    context.obj = Session(configuration, target or configuration.targets, tls)
+    context.obj = Session(configuration, target or configuration.targets, tls, _api_key(configuration, api_key_file))
     try:
         provider = telemetry.provider("tokenrelay-client", "command-line", configuration)
     except SettingError as error:
@@ -72,6 +77,27 @@ def start(
     if provider is not None:
         trace.set_tracer_provider(provider)
         context.call_on_close(lambda: within(EXPORT_SECONDS, provider.shutdown))
+
+
+def _api_key(configuration: CommandLineSettings, file: str | None) -> SecretStr | None:
+    """Returns the key of a file, or else of the environment. On the command line everybody's list of processes would have it.
+
+    Raises:
+        typer.BadParameter: the file cannot be read.
+    """
+    if file is None:
+        key = configuration.api_key
+    else:
+        try:
+            key = SecretStr(Path(file).read_text().strip())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise typer.BadParameter(f"cannot be read: {reason}", param_hint="--api-key-file") from None
+    try:
+        check_metadata(None, key.get_secret_value() if key is not None else None)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return key
 
 
 def _tls(configuration: CommandLineSettings, wanted: bool | None, given: Tls) -> Tls | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import typer
+from pydantic import SecretStr
 from rich.console import Console
 
 from tokenrelay.client.client import Client
@@ -31,11 +32,13 @@ class Session:
         configuration: the settings from the environment.
         target: the gateways to call.
         tls: how; None: in plain text.
+        api_key: the key to show; None: there is none.
     """
 
     configuration: CommandLineSettings
     target: str
     tls: Tls | None
+    api_key: SecretStr | None = None
 
 
 def session_of(context: typer.Context) -> Session:
@@ -61,7 +64,13 @@ def opened_client(context: typer.Context, timeout: float | None = None) -> Itera
 
     session = session_of(context)
     try:
-        with Client(session.target, timeout=timeout, retry=RetryPolicy(on_wait=tell), tls=session.tls) as client:
+        with Client(
+            session.target,
+            timeout=timeout,
+            retry=RetryPolicy(on_wait=tell),
+            tls=session.tls,
+            api_key=None if session.api_key is None else session.api_key.get_secret_value(),
+        ) as client:
             yield client
     except TokenrelayError as error:
         about = f"generation {error.generation_id}" if error.generation_id else None

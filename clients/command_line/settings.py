@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
 from tokenrelay.client.connections import parse_targets
@@ -17,6 +17,7 @@ class CommandLineSettings(ProcessSettings):
         "http://127.0.0.1:16686", description="where `trace` asks for traces: Jaeger, or the local receiver"
     )
 
+    api_key: SecretStr | None = Field(None, description="the key to show to gateways that want one, trk_…")
     tls: bool = Field(False, description="whether to speak TLS; naming a file for it does so too")
     tls_ca: str | None = Field(
         None, description="PEM file with the authorities to trust; unset: the public ones that come with gRPC"

@@ -10,6 +10,7 @@ import structlog
 from gateway.core.reports import Reports
 from tokenrelay.calls import Call
 from tokenrelay.errors import DataLossError, OutOfRangeError, StoreUnavailableError, TokenrelayError
+from tokenrelay.identity.quotas import TokensLeft
 from tokenrelay.store.feed import Feed
 from tokenrelay.store.follower import Follower
 from tokenrelay.store.protocols import GatewayStore
@@ -21,12 +22,17 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Reader:
-    """A place in a token log. As long as the reader is open, its gateway has a reader lease on the generation."""
+    """A place in a token log. As long as the reader is open, its gateway has a reader lease on the generation.
+
+    Attributes:
+        tokens_left: what its acceptance has left of a limit; None if there is none, or if it was accepted before.
+    """
 
     generation_id: str
     after: int
     follower: Follower
     at_end: bool = False
+    tokens_left: TokensLeft | None = None
 
     async def next_items(self) -> Sequence[LogItem]:
         """Returns the log's next items, at least one, as soon as there are any; the terminal record is the last one of all."""
@@ -72,10 +78,9 @@ class Readers:
         """
         self._leaving = True
 
-    async def submit_detached(self, submission: Submission, call: Call) -> str:
-        """Accepts a generation that nobody reads yet; returns its id."""
-        accepted = await self._submit(submission, None, call)
-        return accepted.generation_id
+    async def submit_detached(self, submission: Submission, call: Call) -> Accepted:
+        """Accepts a generation that nobody reads yet."""
+        return await self._submit(submission, None, call)
 
     @asynccontextmanager
     async def submitted(self, submission: Submission, call: Call, *, end_only: bool = False) -> AsyncIterator[Reader]:
@@ -94,7 +99,7 @@ class Readers:
             raise
         if accepted.created:
             follower.is_accepted = True
-            reader = Reader(accepted.generation_id, 0, follower)
+            reader = Reader(accepted.generation_id, 0, follower, tokens_left=accepted.tokens_left)
             async with self._closing(reader, call, bound=True):
                 yield reader
         else:

@@ -1,5 +1,6 @@
 """The public contract: every call of GenerationService, each as the steps of its story."""
 
+import math
 from typing import Any
 
 import structlog
@@ -11,6 +12,7 @@ from gateway.core.reports import Reports
 from tokenrelay import calls, telemetry, timings
 from tokenrelay.calls import Call
 from tokenrelay.errors import DataLossError, DrainingError, OutOfRangeError
+from tokenrelay.identity.quotas import TokensLeft
 from tokenrelay.store.log import Extent, TokenLog
 from tokenrelay.store.protocols import GatewayStore
 from tokenrelay.store.records import Record
@@ -65,7 +67,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             items = await reader.rest()
             record = await self._store.read_record(reader.generation_id, tenant=call.caller.tenant)
             times = self._reports.ended(items[-1], call)
-            _set_trailers(context, times)
+            _set_trailers(context, times, reader.tokens_left)
             return generation_service_pb2.GenerateResponse(generation=responses.generation(record, items, times))
 
     async def GenerateStream(  # type: ignore[override]  # it writes by itself
@@ -85,8 +87,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self._refuse_while_draining()
         call = calls.current()
         submission = await self._admission.admit(request, call, None, DETACH)
-        generation_id = await self._readers.submit_detached(submission, call)
-        return generation_service_pb2.SubmitGenerationResponse(generation_id=generation_id)
+        accepted = await self._readers.submit_detached(submission, call)
+        context.set_trailing_metadata(_rate_limit(accepted.tokens_left))
+        return generation_service_pb2.SubmitGenerationResponse(generation_id=accepted.generation_id)
 
     async def AttachGeneration(  # type: ignore[override]  # it writes by itself
         self, request: generation_service_pb2.AttachGenerationRequest, context: Context
@@ -140,7 +143,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                 is_first = False
                 log.debug("first delta sent", generation_id=reader.generation_id, sequence=items[-1].sequence)
         times = self._reports.ended(items[-1], call)
-        _set_trailers(context, times)
+        _set_trailers(context, times, reader.tokens_left)
         await context.write(_finished(items[-1], times))
         log.debug("finished sent", generation_id=reader.generation_id, sequence=items[-1].sequence)
 
@@ -171,7 +174,7 @@ async def _send_metadata(context: Context, reader: Reader, call: Call) -> None:
     await context.send_initial_metadata(tuple(metadata))
 
 
-def _set_trailers(context: Context, times: generation_pb2.Timings) -> None:
+def _set_trailers(context: Context, times: generation_pb2.Timings, left: TokensLeft | None) -> None:
     """Sets the timings twice, for programs and for people, as far as gRPC's 8 KiB of metadata have room for both.
 
     They grow with every lost attempt; the finished event has all of them in any case.
@@ -180,4 +183,16 @@ def _set_trailers(context: Context, times: generation_pb2.Timings) -> None:
     for name, value in ((TIMINGS, times.SerializeToString()), (SERVER_TIMING, responses.server_timing(times))):
         if len(value) <= TRAILER_BYTES:
             trailers.append((name, value))
-    context.set_trailing_metadata(tuple(trailers))
+    context.set_trailing_metadata((*trailers, *_rate_limit(left)))
+
+
+def _rate_limit(left: TokensLeft | None) -> tuple[tuple[str, str], ...]:
+    """Returns what is left of the tokens a minute, and in how many seconds all of it will be there again.
+
+    Named as HTTP gateways name it (draft-ietf-httpapi-ratelimit-headers, in its first form of three fields).
+    """
+    if left is None:
+        return ()
+    seconds = math.ceil((left.limit - left.left) * 60 / left.limit)
+    given = (("limit", left.limit), ("remaining", max(0, left.left)), ("reset", seconds))
+    return tuple((f"ratelimit-{name}", str(value)) for name, value in given)

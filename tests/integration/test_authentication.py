@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,54 +13,21 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from gateway.app import SERVICES
 from gateway.grpc.authenticate import SCOPES
 from tests.integration.conftest import spec
+from tests.support.api_keys import Keys, Metadata, keys_of, shown
 from tests.support.redis_server import RedisServer
 from tests.support.stack import MODEL, Running, Stack, opened
 from tests.support.waiting import eventually
 from tokenrelay.identity.api_keys import ApiKey, KeyKind
 from tokenrelay.identity.callers import Scope
 from tokenrelay.store import keys
-from tokenrelay.store.identities import IdentityRegister, StoredKey, Tenant
-from tokenrelay.store.redis.connection import RedisConnection
 from tokenrelay.v1 import generation_pb2, model_service_pb2, model_service_pb2_grpc
 from tokenrelay.v1 import generation_service_pb2 as s
-
-Metadata = tuple[tuple[str, str], ...]
-
-
-@dataclass
-class Keys:
-    """Makes and changes keys, as an operator does."""
-
-    register: IdentityRegister
-
-    async def tenant(self, name: str, **values: Any) -> None:
-        await self.register.create_tenant(Tenant(name, **values))
-
-    async def new(self, tenant: str, kind: KeyKind = KeyKind.CALLS, **values: Any) -> ApiKey:
-        key = ApiKey.new(kind)
-        await self.register.create_key(StoredKey(key.key_id, key.digest(), tenant, **values))
-        return key
-
-    async def revoke(self, key: ApiKey) -> None:
-        stored = await self.register.key(key.key_id)
-        await self.register.change_key(replace(stored, revoked_us=self.register.now_us()))
-
-
-async def _keys_of(url: str) -> tuple[Keys, RedisConnection]:
-    connection = RedisConnection(url, patience=5.0)
-    await connection.wait_until_ready()
-    return Keys(IdentityRegister(connection, "a test")), connection
 
 
 @pytest.fixture
 async def admin(redis: RedisServer) -> AsyncIterator[Keys]:
-    made, connection = await _keys_of(redis.url)
-    yield made
-    await connection.close()
-
-
-def shown(key: ApiKey | str) -> Metadata:
-    return (("authorization", f"Bearer {key if isinstance(key, str) else key.reveal()}"),)
+    async with keys_of(redis.url) as keys:
+        yield keys
 
 
 async def wait_until_served(stack: Stack, gateway: Running, key: ApiKey) -> None:
@@ -226,8 +193,7 @@ async def test_open_calls_end_when_their_key_counts_no_more(stack: Stack, gatewa
 
 
 async def test_while_redis_is_away_known_keys_go_on_and_unknown_ones_wait(own_redis: RedisServer) -> None:
-    admin, connection = await _keys_of(own_redis.url)
-    async with opened(own_redis.url) as stack:
+    async with keys_of(own_redis.url) as admin, opened(own_redis.url) as stack:
         gateway = await stack.add_gateway(auth="keys", auth_known_seconds=0.1, call_patience_seconds=0.5)
         await admin.tenant("acme")
         known, unknown = await admin.new("acme"), await admin.new("acme")
@@ -242,12 +208,10 @@ async def test_while_redis_is_away_known_keys_go_on_and_unknown_ones_wait(own_re
             assert error.code() == grpc.StatusCode.UNAVAILABLE
             assert error.details() == "keys cannot be checked now"
             await asyncio.sleep(0.1)  # so that what is known is no longer new
-    await connection.close()
 
 
 async def test_a_key_that_has_been_known_for_too_long_is_not_let_in_while_redis_is_away(own_redis: RedisServer) -> None:
-    admin, connection = await _keys_of(own_redis.url)
-    async with opened(own_redis.url) as stack:
+    async with keys_of(own_redis.url) as admin, opened(own_redis.url) as stack:
         gateway = await stack.add_gateway(
             auth="keys", auth_known_seconds=0.01, auth_outage_seconds=0.02, call_patience_seconds=0.2
         )
@@ -262,4 +226,3 @@ async def test_a_key_that_has_been_known_for_too_long_is_not_let_in_while_redis_
             return (await refused(stub.GetGeneration(request, metadata=shown(key)))).details() == "keys cannot be checked now"
 
         await eventually(is_refused, "the key counts no more")
-    await connection.close()

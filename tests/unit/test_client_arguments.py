@@ -57,6 +57,13 @@ def test_metadata_that_cannot_be_sent(metadata: Any, kind: type[Exception]) -> N
     assert "é" not in str(caught.value), "a value may be a secret"
 
 
+@pytest.mark.parametrize("api_key", ["", "two words", "trk_é", "trk_\n"])
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+def test_keys_that_cannot_be_one(make: Callable[..., object], api_key: str) -> None:
+    with pytest.raises(ValueError, match="api_key: is empty, or has characters that no key has"):
+        make(NOBODY, api_key=api_key)
+
+
 @pytest.mark.parametrize("timeout", [float("inf"), float("nan"), 1e300, 10**12])
 def test_timeouts_that_are_no_times(timeout: float) -> None:
     with pytest.raises(errors.InvalidRequestError, match=r"timeout: is .* seconds; must be at most 315576000"):

@@ -77,9 +77,9 @@ def test_timings_of_many_lost_attempts_leave_room_for_the_rest_of_the_metadata()
     for attempt in range(200):
         times.hops.add(kind=g.HOP_KIND_LOST_ATTEMPT, attempt=attempt + 1).duration.FromMicroseconds(1_234_567)
     sent: list[tuple[str, bytes | str]] = []
-    generation_servicer._set_trailers(SimpleNamespace(set_trailing_metadata=sent.extend), times)
+    generation_servicer._set_trailers(SimpleNamespace(set_trailing_metadata=sent.extend), times, None)
     assert sum(len(name) + len(value) for name, value in sent) < 5_500
     times = g.Timings()
     times.hops.add(kind=g.HOP_KIND_PREFILL)
-    generation_servicer._set_trailers(SimpleNamespace(set_trailing_metadata=sent.extend), times)
+    generation_servicer._set_trailers(SimpleNamespace(set_trailing_metadata=sent.extend), times, None)
     assert [name for name, _ in sent][-2:] == ["tokenrelay-timings-bin", "server-timing"]
