@@ -1,7 +1,9 @@
 """The operators' command as an operator uses it, on a real Redis."""
 
+import csv
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -9,6 +11,7 @@ from typer.testing import CliRunner, Result
 from tests.support.redis_server import RedisServer
 from tokenrelay.admin.command_line import app
 from tokenrelay.identity.api_keys import ApiKey, KeyKind
+from tokenrelay.store import keys
 
 Admin = Callable[..., Result]
 
@@ -73,6 +76,33 @@ def test_a_suspended_tenant_is_listed_as_such(admin: Admin) -> None:
     assert "active" in done(admin("tenants", "list"))
 
 
+def test_usage_is_printed_for_people_and_programs(admin: Admin, redis: RedisServer) -> None:
+    done(admin("tenants", "create", "acme"))
+    assert "Nothing was used." in admin("usage").stderr
+    ledger = keys.usage("acme", datetime.now(UTC).date(), 0)
+    with redis.client() as client:
+        for name, value in (("prompt_tokens", 7), ("completion_tokens", 5), ("ended_3", 2), ("ended_5", 1)):
+            client.hset(ledger, f"kid a model {name}", value)
+    (row,) = json.loads(done(admin("usage", "--tenant", "acme", "--format", "json")))
+    assert (row["key"], row["model"], row["prompt_tokens"], row["cached_tokens"]) == ("kid", "a model", 7, 0)
+    assert (row["completion_tokens"], row["finished"], row["other_ends"]) == (5, 2, 1)
+    heads, cells = csv.reader(done(admin("usage", "--format", "csv")).splitlines())
+    assert dict(zip(heads, cells, strict=True)) == {name: str(value) for name, value in row.items()}
+    assert "a model" in done(admin("usage"))
+
+
+def test_a_hole_in_the_audit_shows(admin: Admin, redis: RedisServer) -> None:
+    for name in ("one", "two", "three"):
+        done(admin("tenants", "create", name))
+    assert [entry["target"] for entry in json.loads(done(admin("audit", "--json")))] == ["one", "two", "three"]
+    assert admin("audit", "--check").exit_code == 0
+    with redis.client() as client:
+        client.xdel(keys.AUDIT, client.xrange(keys.AUDIT)[1][0])
+    result = admin("audit", "--check")
+    assert result.exit_code == 1
+    assert "the chain is broken before entry 2 of 2" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
@@ -87,6 +117,8 @@ def test_a_suspended_tenant_is_listed_as_such(admin: Admin) -> None:
         (("keys", "create", "a", "--expires-in", "soon"), 2, "a number and a unit"),
         (("keys", "revoke", "0" * 12), 1, "there is no key"),
         (("keys", "revoke", "\udcff"), 2, "is not valid UTF-8"),
+        (("usage", "--since", "2020-01-01"), 2, "at most 400 days"),
+        (("usage", "--since", "soon"), 2, "does not match"),
     ],
     ids=repr,
 )

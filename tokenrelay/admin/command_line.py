@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from tokenrelay.admin import console, keys, tenants
+from tokenrelay.admin import audit, console, keys, tenants, usage
 
-app = console.application("Administers tenants and their API keys.")
+app = console.application("Administers tenants and their API keys, and shows what they have used.")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+app.command()(usage.usage)
+app.command()(audit.audit)
 
 
 def main() -> Any:

@@ -69,6 +69,7 @@ import hashlib
 import hmac
 import secrets
 import zlib
+from datetime import date
 
 GROUP = "workers"
 JOBS = "jobs"
@@ -141,6 +142,11 @@ def depth(model: str, shard: int) -> str:
 
 def dead(model: str, shard: int) -> str:
     return f"{prefix(shard)}dead:{model}"
+
+
+def usage(tenant_name: str, day: date, shard: int) -> str:
+    """Returns the ledger of one tenant and one day of UTC."""
+    return f"{prefix(shard)}usage:{tenant_name}:{day:%Y%m%d}"
 
 
 def api_key(key_id: str) -> str:
