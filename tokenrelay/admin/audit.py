@@ -19,7 +19,7 @@ def audit(
     as_json: AsJson = False,
     check: Annotated[bool, typer.Option("--check", help="only say whether the chain is whole; status 1 if not")] = False,
 ) -> None:
-    """Lists the changes of tenants and keys, the oldest first; a missing entry shows, since each has the hash of the one before."""
+    """Lists the changes of tenants and keys, the oldest first. A missing one shows, as each has the hash of that before it."""
 
     async def work(store: Store) -> None:
         texts = await _read(store)
