@@ -17,6 +17,7 @@ from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.store import assembly
 from tokenrelay.store.reaper import Reaper
 from tokenrelay.store.redis.thread_connection import ThreadConnection
+from tokenrelay.store.redis_users import RedisUser
 from tokenrelay.store.worker_directory import WorkerDirectory
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,7 @@ class WorkerApplication:
         self._metrics = metrics.WorkerMetrics(metrics_registry)
         tracing = telemetry.set_up("tokenrelay-worker", self._worker_id, settings)
         self._resources.callback(tracing.shut_down)
-        self._store = assembly.open_store(settings)
+        self._store = assembly.open_store(settings, RedisUser.WORKER)
         self._resources.push_async_callback(self._store.connection.close)
         link = EngineLink(settings.engine_address, settings.engine_keepalive_seconds)
         self._resources.push_async_callback(link.close)
@@ -61,7 +62,7 @@ class WorkerApplication:
             self._resources.callback(endpoint.close)
         self._keeper = LeaseKeeper(
             store=self._store.attempts,
-            connection=ThreadConnection(settings.redis_url),
+            connection=ThreadConnection(settings.redis_url, settings.redis_password_file),
             owned=self.work.owned,
             interval=settings.lease_seconds / RENEWALS_PER_LEASE,
             hung_after=settings.loop_hung_seconds,

@@ -31,6 +31,7 @@ from tokenrelay.serving.chain import Chain
 from tokenrelay.store import assembly
 from tokenrelay.store.feed import Feed
 from tokenrelay.store.reaper import Reaper
+from tokenrelay.store.redis_users import RedisUser
 from tokenrelay.store.worker_directory import WorkerDirectory
 from tokenrelay.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
 
@@ -121,7 +122,7 @@ class GatewayApplication:
     def _open_store(self, metrics_registry: CollectorRegistry) -> None:
         settings = self._settings
         self._metrics = metrics.GatewayMetrics(metrics_registry)
-        self._store = assembly.open_store(settings)
+        self._store = assembly.open_store(settings, RedisUser.GATEWAY)
         self._resources.push_async_callback(self._store.connection.close)
         self._feed = Feed(
             connection=self._store.connection,

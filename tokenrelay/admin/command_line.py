@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from tokenrelay.admin import audit, console, keys, tenants, usage
+from tokenrelay.admin import audit, console, keys, redis_acl, tenants, usage
 
 app = console.application("Administers tenants and their API keys, and shows what they have used.")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.command()(usage.usage)
 app.command()(audit.audit)
+app.command("redis-acl")(redis_acl.redis_acl)
 
 
 def main() -> Any:

@@ -14,6 +14,7 @@ from tokenrelay.errors import StoreUnavailableError, TokenrelayError
 from tokenrelay.start_up import StartUpError
 from tokenrelay.store import assembly
 from tokenrelay.store.assembly import Store
+from tokenrelay.store.redis_users import RedisUser
 
 out = Console(soft_wrap=True, markup=False, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False)
@@ -61,7 +62,7 @@ def run(process: str, work: Callable[[Store], Awaitable[None]]) -> None:
 
 
 async def _with_store(configuration: AdminSettings, work: Callable[[Store], Awaitable[None]]) -> None:
-    store = assembly.open_store(configuration)
+    store = assembly.open_store(configuration, RedisUser.ADMIN)
     try:
         await _wait_for(store, configuration)
         await work(store)

@@ -1,13 +1,16 @@
 """Opens the store as the settings say; what gateways and workers have in common."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from tokenrelay.settings import StoreSettings
+from tokenrelay.store import redis_users
 from tokenrelay.store.attempts import Attempts
 from tokenrelay.store.generations import Generations
 from tokenrelay.store.log import TokenLog
 from tokenrelay.store.queue import Queue
 from tokenrelay.store.redis.connection import RedisConnection
+from tokenrelay.store.redis_users import RedisUser
 from tokenrelay.store.scripting import Scripts
 from tokenrelay.store.shards import Shards
 from tokenrelay.store.values import StoreLimits
@@ -35,8 +38,13 @@ class Store:
         return self.scripts.shards
 
 
-def open_store(settings: StoreSettings) -> Store:
-    """Returns a store whose connection the caller closes."""
+def open_store(settings: StoreSettings, user: RedisUser) -> Store:
+    """Returns a store whose connection the caller closes.
+
+    Args:
+        settings: where it is, and its limits.
+        user: the kind of process that this is, whose commands Redis must allow.
+    """
     limits = StoreLimits(
         retention_ms=round(settings.retention_seconds * 1000),
         lease_ms=round(settings.lease_seconds * 1000),
@@ -45,7 +53,12 @@ def open_store(settings: StoreSettings) -> Store:
         accept_below=settings.memory_accept_below,
         drop_above=settings.memory_drop_above,
     )
-    connection = RedisConnection(settings.redis_url, patience=settings.redis_patience_seconds)
+    connection = RedisConnection(
+        settings.redis_url,
+        patience=settings.redis_patience_seconds,
+        password_file=settings.redis_password_file,
+        sends=partial(redis_users.may_send, user, settings.redis_url),
+    )
     return assemble(connection, limits, settings.shards)
 
 

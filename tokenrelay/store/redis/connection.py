@@ -6,7 +6,8 @@ after a lost reply, only opens connections.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -38,15 +39,26 @@ class RedisConnection:
         url: redis://, rediss:// or unix://, with user name, password and database as usual.
         patience: seconds for which a call is tried again while Redis is away.
         block: seconds for which a blocking read blocks.
+        password_file: as for Link.
+        sends: tells which commands this process needs; without them Redis is unfit.
 
     Raises:
         StoreUnfitError: the URL is wrong.
     """
 
-    def __init__(self, url: str, *, patience: float, block: float = 1.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience: float,
+        block: float = 1.0,
+        password_file: Path | None = None,
+        sends: Callable[[Sequence[str]], bool] = lambda _: True,
+    ) -> None:
+        self._sends = sends
         self.clock = PeerClock()
         self.patience = patience
-        self._link = Link(url)
+        self._link = Link(url, password_file)
         self._tries = Tries(self._link, patience)
         self._scripts = SharedPipe(self._link.open)
         self._reads = SharedPipe(self._link.open)
@@ -91,7 +103,7 @@ class RedisConnection:
                 # To the greeting itself, so that no later one would be answered otherwise: a database that is not there.
                 raise errors.StoreUnfitError(f"TOKENRELAY_REDIS_URL: redis refuses the connection: {error}") from None
             raise
-        await server_check.check(pipe, self._link.greeting)
+        await server_check.check(pipe, self._link.greeting, self._sends)
 
     async def read_clock(self) -> None:
         """Reads Redis' clock; raises StoreUnavailableError if Redis does not answer now."""

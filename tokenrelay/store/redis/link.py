@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -12,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from tokenrelay.store.redis import errors
+from tokenrelay.store.redis import errors, passwords
 from tokenrelay.store.redis.pipe import PipeClosedError, RedisPipe
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,10 @@ WRONG_URL = (
 class Link:
     """Opens connections and remembers them.
 
+    Args:
+        url: where Redis is.
+        password_file: holds the password, and is read for each connection; None: the URL has it, if there is one.
+
     Attributes:
         closed: whether no connection can be opened any more.
         greeting: what the server said of itself when the newest connection was opened; empty before the first.
@@ -36,12 +41,13 @@ class Link:
         StoreUnfitError: the URL is wrong. The text does not hold it, since it may hold a password.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
         # redis-py's own timeouts are off: before Python 3.12 they swallow a cancel that comes while a command is sent
         # (asyncio.wait_for returns a result that is there instead of raising).
         options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "socket_connect_timeout": None}
         try:
-            self._pool = redis.asyncio.ConnectionPool.from_url(url, protocol=3, **options)
+            url, credentials = passwords.options(url, password_file)
+            self._pool = redis.asyncio.ConnectionPool.from_url(url, protocol=3, **options, **credentials)
             protocol = self._pool.make_connection().protocol  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, RedisError):
             raise errors.StoreUnfitError(WRONG_URL) from None  # their texts may quote a part of the password

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -14,12 +14,14 @@ from tokenrelay.store.redis.pipe import RedisPipe
 log = structlog.get_logger(__name__)
 
 OLDEST_VERSION = (7, 0)
-NOTHING = "tokenrelay:nothing"  # a key and a channel that nobody uses
+NOTHING = "tokenrelay:{0}:nothing"  # a key that nobody uses
+NOBODY = "tokenrelay:feed:nobody"  # a channel that nobody reads
 # A write that changes nothing. Who may not write now says why: a replica, a Redis that loads or cannot write its disk.
 PROBE = ("PERSIST", NOTHING)
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
-# All commands that we and our scripts send, in a form that changes nothing, to learn what our user may not.
-NEEDED: Sequence[Sequence[str]] = (
+CONFIGURATION = ("CONFIG", "GET")
+# Commands that we and our scripts send, in a form that changes nothing, to learn what our user may not.
+PROBES: Sequence[Sequence[str]] = (
     PROBE,
     ("TIME",),
     ("INFO", "memory"),
@@ -51,12 +53,17 @@ NEEDED: Sequence[Sequence[str]] = (
     ("XINFO", "CONSUMERS", NOTHING, "group"),
     ("XGROUP", "CREATE", NOTHING, "group", "0"),
     ("XGROUP", "DELCONSUMER", NOTHING, "group", "consumer"),
-    ("PUBLISH", NOTHING, ""),
+    ("PUBLISH", NOBODY, ""),
 )
 
 
-async def check(pipe: RedisPipe, greeting: dict[bytes, Any]) -> None:
+async def check(pipe: RedisPipe, greeting: dict[bytes, Any], sends: Callable[[Sequence[str]], bool] = lambda _: True) -> None:
     """Checks a server over a connection to it; warns of settings that break promises.
+
+    Args:
+        pipe: the connection.
+        greeting: what the server said of itself.
+        sends: tells whether this process may need a command.
 
     Raises:
         StoreUnfitError: it is too old, no server of data, or does not let us do what we must.
@@ -69,10 +76,11 @@ async def check(pipe: RedisPipe, greeting: dict[bytes, Any]) -> None:
     if numbers and numbers < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
         raise errors.StoreUnfitError(f"TOKENRELAY_REDIS_URL: Redis is {version}; {oldest} or newer is needed")
-    replies = await asyncio.gather(*(_reply(pipe, command) for command in NEEDED))
+    needed = [command for command in PROBES if command is PROBE or sends(command)]
+    replies = await asyncio.gather(*(_reply(pipe, command) for command in needed))
     refused = [
         " ".join(command[:2] if command[0] in {"XINFO", "XGROUP"} else command[:1]).lower()
-        for command, reply in zip(NEEDED, replies, strict=True)
+        for command, reply in zip(needed, replies, strict=True)
         if isinstance(reply, RedisError) and errors.known_of(reply).meaning is errors.Meaning.REFUSED
     ]
     if refused:
@@ -82,11 +90,12 @@ async def check(pipe: RedisPipe, greeting: dict[bytes, Any]) -> None:
         )
     if isinstance(replies[0], RedisError):
         raise replies[0]
-    await _warn_if_not_durable(pipe)
+    if sends(CONFIGURATION):
+        await _warn_if_not_durable(pipe)
 
 
 async def _warn_if_not_durable(pipe: RedisPipe) -> None:
-    reply = await _reply(pipe, ("CONFIG", "GET", *DURABLE))
+    reply = await _reply(pipe, (*CONFIGURATION, *DURABLE))
     if isinstance(reply, RedisError):
         log.warning("redis does not show its configuration; promises need these settings", **_underscored(DURABLE))
         return

@@ -1,6 +1,7 @@
 """A connection for a thread of its own, which works while the event loop does not."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -9,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from tokenrelay.errors import StoreUnavailableError
+from tokenrelay.store.redis import passwords
 from tokenrelay.store.redis.scripts import Script
 
 CONNECT_TIMEOUT = 2.0  # seconds
@@ -16,11 +18,13 @@ CALL_TIMEOUT = 2.0  # seconds
 
 
 class ThreadConnection:
-    """Runs scripts from a thread of its own, whatever the event loop does."""
+    """Runs scripts from a thread of its own, whatever the event loop does. The arguments are those of Link."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
+        bare, credentials = passwords.options(url, password_file)
         self._redis = redis.Redis.from_url(
-            url,
+            bare,
+            **credentials,
             retry=redis.retry.Retry(NoBackoff(), 0),
             socket_timeout=CALL_TIMEOUT,
             socket_connect_timeout=CONNECT_TIMEOUT,
