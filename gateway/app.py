@@ -100,8 +100,9 @@ class GatewayApplication:
         self._open_store(metrics_registry)
         self._open_metrics(metrics_registry)
         self._servicer = self._make_servicer(tracing)
+        core = Core(directory=self._directory, authentication=self._authentication, problem=self._problem)
         chain = self._make_chain(tracing, metrics.CallMetrics(metrics_registry))
-        self._server = self._build(settings, SERVICES, chain, Core(directory=self._directory, problem=self._problem))
+        self._server = self._build(settings, SERVICES, chain, core)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server.server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._directory), self._server.server)
         with_tls = settings.tls_certificate is not None

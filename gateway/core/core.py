@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.core.authentication import KeyAuthentication
 from gateway.core.directory import ModelDirectory
 
 
@@ -12,8 +13,10 @@ class Core:
 
     Attributes:
         directory: the models.
+        authentication: finds out who calls; None: everybody may.
         problem: says in a few words why this gateway should get no calls now; None: it should.
     """
 
     directory: ModelDirectory
+    authentication: KeyAuthentication | None
     problem: Callable[[], str | None]

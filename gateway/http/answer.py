@@ -10,6 +10,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+CALLER = "tokenrelay.caller"  # where a scope has the Caller of its request
 UNREAD_SECONDS = 1.0  # for what nobody will look at to arrive
 
 

@@ -16,6 +16,8 @@ SERVER = "server_error"
 # By the error's gRPC code. OpenAI's clients repeat 408, 409, 429 and all from 500 on, so the first two are not used.
 OF_CODE = {
     code_pb2.INVALID_ARGUMENT: (400, INVALID),
+    code_pb2.UNAUTHENTICATED: (401, "authentication_error"),
+    code_pb2.PERMISSION_DENIED: (403, "permission_error"),
     code_pb2.NOT_FOUND: (404, INVALID),
     code_pb2.OUT_OF_RANGE: (416, INVALID),
     code_pb2.RESOURCE_EXHAUSTED: (429, "rate_limit_error"),
@@ -64,10 +66,12 @@ def of(error: TokenrelayError) -> HttpError:
     status, kind = OF_REASON.get(error.reason) or OF_CODE[error.code]
     # The field is named as our contract names it.
     param = error.violations[0].field if error.violations else None
-    headers = {}
+    # Required by https://www.rfc-editor.org/rfc/rfc9110#name-401-unauthorized.
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if error.retry_after is not None:
         # The first one is HTTP's, in whole seconds; the second one is what OpenAI's clients look at before it.
-        headers = {"retry-after": str(math.ceil(error.retry_after)), "retry-after-ms": str(round(error.retry_after * 1000))}
+        headers["retry-after"] = str(math.ceil(error.retry_after))
+        headers["retry-after-ms"] = str(round(error.retry_after * 1000))
     return HttpError(status, error.message, code=error.reason.lower(), kind=kind, param=param, headers=headers)
 
 

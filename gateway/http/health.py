@@ -6,6 +6,8 @@ from starlette.routing import Route
 
 from gateway.core.core import Core
 
+PATH = "/healthz"
+
 
 def routes(core: Core) -> list[Route]:
     async def show(_: Request) -> Response:
@@ -13,4 +15,4 @@ def routes(core: Core) -> list[Route]:
         # The words are those of /healthz beside the metrics.
         return PlainTextResponse(f"{problem or 'ok'}\n", status_code=503 if problem else 200)
 
-    return [Route("/healthz", show)]
+    return [Route(PATH, show)]

@@ -15,7 +15,7 @@ from gateway.grpc.authenticate import SCOPES
 from tests.integration.conftest import spec
 from tests.support.api_keys import Keys, Metadata, keys_of, shown
 from tests.support.redis_server import RedisServer
-from tests.support.stack import MODEL, Running, Stack, opened
+from tests.support.stack import MODEL, Edge, Gateway, Stack, opened
 from tests.support.waiting import eventually
 from tokenrelay.identity.api_keys import ApiKey, KeyKind
 from tokenrelay.identity.callers import Scope
@@ -30,7 +30,7 @@ async def admin(redis: RedisServer) -> AsyncIterator[Keys]:
         yield keys
 
 
-async def wait_until_served(stack: Stack, gateway: Running, key: ApiKey) -> None:
+async def wait_until_served(stack: Stack, gateway: Gateway, key: ApiKey) -> None:
     stub: Any = model_service_pb2_grpc.ModelServiceStub(stack.channel(gateway))
 
     async def served() -> bool:
@@ -40,7 +40,7 @@ async def wait_until_served(stack: Stack, gateway: Running, key: ApiKey) -> None
 
 
 @pytest.fixture
-async def gateway(stack: Stack, admin: Keys) -> Running:
+async def gateway(stack: Stack, admin: Keys) -> Gateway:
     await stack.add_worker(await stack.add_engine())
     gateway = await stack.add_gateway(auth="keys")
     await admin.tenant("watching")
@@ -69,7 +69,7 @@ def test_every_method_has_its_scope() -> None:
     assert ours <= set(SCOPES)
 
 
-async def test_a_key_opens_what_its_tenant_has_and_nothing_else(stack: Stack, gateway: Running, admin: Keys) -> None:
+async def test_a_key_opens_what_its_tenant_has_and_nothing_else(stack: Stack, gateway: Gateway, admin: Keys) -> None:
     for tenant in ("acme", "globex"):
         await admin.tenant(tenant)
     ours, theirs = await admin.new("acme"), await admin.new("globex")
@@ -99,7 +99,7 @@ async def test_a_key_opens_what_its_tenant_has_and_nothing_else(stack: Stack, ga
     ],
     ids=["none", "empty", "half", "foreign", "unknown", "admin", "basic", "two"],
 )
-async def test_strangers_are_all_told_the_same(stack: Stack, gateway: Running, metadata: Metadata) -> None:
+async def test_strangers_are_all_told_the_same(stack: Stack, gateway: Gateway, metadata: Metadata) -> None:
     for call in (
         stack.stub(gateway).Generate(s.GenerateRequest(spec=spec()), metadata=metadata),
         stack.stub(gateway).GetGeneration(s.GetGenerationRequest(), metadata=metadata),
@@ -109,7 +109,7 @@ async def test_strangers_are_all_told_the_same(stack: Stack, gateway: Running, m
         assert error.details() == "authorization: a valid key is required, as in 'authorization: Bearer trk_…'"
 
 
-async def test_what_counts_no_more_is_refused_like_what_never_was(stack: Stack, gateway: Running, admin: Keys) -> None:
+async def test_what_counts_no_more_is_refused_like_what_never_was(stack: Stack, gateway: Gateway, admin: Keys) -> None:
     await admin.tenant("acme")
     await admin.tenant("gone", suspended=True)
     revoked = await admin.new("acme")
@@ -126,7 +126,7 @@ async def test_what_counts_no_more_is_refused_like_what_never_was(stack: Stack, 
         assert error.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_key_does_what_its_scopes_say(stack: Stack, gateway: Running, admin: Keys) -> None:
+async def test_a_key_does_what_its_scopes_say(stack: Stack, gateway: Gateway, admin: Keys) -> None:
     await admin.tenant("acme")
     reader = await admin.new("acme", scopes=frozenset({Scope.READ}))
     error = await refused(stack.stub(gateway).Generate(s.GenerateRequest(spec=spec()), metadata=shown(reader)))
@@ -134,7 +134,7 @@ async def test_a_key_does_what_its_scopes_say(stack: Stack, gateway: Running, ad
     assert error.details() == "the key lacks the scope 'generate'"
 
 
-async def test_a_model_that_a_key_may_not_use_is_no_model(stack: Stack, gateway: Running, admin: Keys) -> None:
+async def test_a_model_that_a_key_may_not_use_is_no_model(stack: Stack, gateway: Gateway, admin: Keys) -> None:
     await admin.tenant("acme", models=frozenset({"another"}))
     key = await admin.new("acme")
     listed = await model_service_pb2_grpc.ModelServiceStub(stack.channel(gateway)).ListModels(
@@ -147,7 +147,7 @@ async def test_a_model_that_a_key_may_not_use_is_no_model(stack: Stack, gateway:
     assert "known: none" in str(error.details())
 
 
-async def test_health_is_open_and_reflection_is_not(stack: Stack, gateway: Running, admin: Keys) -> None:
+async def test_health_is_open_and_reflection_is_not(stack: Stack, gateway: Gateway, admin: Keys) -> None:
     channel = stack.channel(gateway)
     health = health_pb2_grpc.HealthStub(channel)
     assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
@@ -167,7 +167,7 @@ async def suspend(admin: Keys, _: ApiKey) -> None:
 
 
 @pytest.mark.parametrize("end", [Keys.revoke, suspend], ids=["the key is revoked", "the tenant is suspended"])
-async def test_open_calls_end_when_their_key_counts_no_more(stack: Stack, gateway: Running, admin: Keys, end: Made) -> None:
+async def test_open_calls_end_when_their_key_counts_no_more(stack: Stack, gateway: Gateway, admin: Keys, end: Made) -> None:
     second = await stack.add_gateway(auth="keys")
     await admin.tenant("acme")
     await admin.tenant("globex")
@@ -192,8 +192,8 @@ async def test_open_calls_end_when_their_key_counts_no_more(stack: Stack, gatewa
         call.cancel()
 
 
-async def test_while_redis_is_away_known_keys_go_on_and_unknown_ones_wait(own_redis: RedisServer) -> None:
-    async with keys_of(own_redis.url) as admin, opened(own_redis.url) as stack:
+async def test_while_redis_is_away_known_keys_go_on_and_unknown_ones_wait(own_redis: RedisServer, edge: Edge) -> None:
+    async with keys_of(own_redis.url) as admin, opened(own_redis.url, edge) as stack:
         gateway = await stack.add_gateway(auth="keys", auth_known_seconds=0.1, call_patience_seconds=0.5)
         await admin.tenant("acme")
         known, unknown = await admin.new("acme"), await admin.new("acme")
@@ -210,8 +210,8 @@ async def test_while_redis_is_away_known_keys_go_on_and_unknown_ones_wait(own_re
             await asyncio.sleep(0.1)  # so that what is known is no longer new
 
 
-async def test_a_key_that_has_been_known_for_too_long_is_not_let_in_while_redis_is_away(own_redis: RedisServer) -> None:
-    async with keys_of(own_redis.url) as admin, opened(own_redis.url) as stack:
+async def test_while_redis_is_away_nobody_is_let_in_for_ever(own_redis: RedisServer, edge: Edge) -> None:
+    async with keys_of(own_redis.url) as admin, opened(own_redis.url, edge) as stack:
         gateway = await stack.add_gateway(
             auth="keys", auth_known_seconds=0.01, auth_outage_seconds=0.02, call_patience_seconds=0.2
         )

@@ -12,7 +12,7 @@ from tests.integration.conftest import spec
 from tests.integration.test_authentication import refused, wait_until_served
 from tests.support.api_keys import Keys, keys_of, shown
 from tests.support.redis_server import RedisServer
-from tests.support.stack import Running, Stack
+from tests.support.stack import Gateway, Stack
 from tokenrelay.client import AsyncClient
 from tokenrelay.client.resumption import RetryPolicy
 from tokenrelay.errors import QuotaExceededError, TokenrelayError
@@ -28,7 +28,7 @@ async def admin(redis: RedisServer) -> AsyncIterator[Keys]:
 
 
 @pytest.fixture
-async def gateways(stack: Stack, admin: Keys) -> list[Running]:
+async def gateways(stack: Stack, admin: Keys) -> list[Gateway]:
     await stack.add_worker(await stack.add_engine(simulated_step_ms=0.1))
     await admin.tenant("watching")
     key = await admin.new("watching")
@@ -48,7 +48,7 @@ def detail(error: grpc.aio.AioRpcError, kind: Any) -> Any:
     return None
 
 
-async def test_a_refusal_names_the_limit_and_when_to_come_again(stack: Stack, gateways: list[Running], admin: Keys) -> None:
+async def test_a_refusal_names_the_limit_and_when_to_come_again(stack: Stack, gateways: list[Gateway], admin: Keys) -> None:
     await admin.tenant("acme", quota=Quota(requests_per_minute=1))
     key = await admin.new("acme")
     stub = stack.stub(gateways[0])
@@ -65,7 +65,7 @@ async def test_a_refusal_names_the_limit_and_when_to_come_again(stack: Stack, ga
     assert 30 < detail(error, error_details_pb2.RetryInfo).retry_delay.seconds <= 66
 
 
-async def test_what_can_never_fit_is_not_to_be_tried_again(stack: Stack, gateways: list[Running], admin: Keys) -> None:
+async def test_what_can_never_fit_is_not_to_be_tried_again(stack: Stack, gateways: list[Gateway], admin: Keys) -> None:
     await admin.tenant("acme", quota=Quota(tokens_per_minute=10))
     request = s.GenerateRequest(spec=spec("word " * 100))
     error = await refused(stack.stub(gateways[0]).Generate(request, metadata=shown(await admin.new("acme"))))
@@ -73,7 +73,7 @@ async def test_what_can_never_fit_is_not_to_be_tried_again(stack: Stack, gateway
     assert "the request alone is more than that" in str(error.details())
 
 
-async def test_trailers_tell_what_is_left(stack: Stack, gateways: list[Running], admin: Keys) -> None:
+async def test_trailers_tell_what_is_left(stack: Stack, gateways: list[Gateway], admin: Keys) -> None:
     await admin.tenant("acme", quota=Quota(tokens_per_minute=6000))
     call = stack.stub(gateways[0]).Generate(
         s.GenerateRequest(spec=spec(max_tokens=100)), metadata=shown(await admin.new("acme"))
@@ -91,7 +91,7 @@ async def test_trailers_tell_what_is_left(stack: Stack, gateways: list[Running],
     ids=repr,
 )
 async def test_two_gateways_together_admit_no_more_than_one_limit(
-    stack: Stack, gateways: list[Running], admin: Keys, quota: Quota, most: int
+    stack: Stack, gateways: list[Gateway], admin: Keys, quota: Quota, most: int
 ) -> None:
     await admin.tenant("acme", quota=quota)
     key = await admin.new("acme")
@@ -112,7 +112,7 @@ async def test_two_gateways_together_admit_no_more_than_one_limit(
         await stubs[0].CancelGeneration(s.CancelGenerationRequest(generation_id=generation_id), metadata=shown(key))
 
 
-async def test_the_library_waits_as_it_is_told(gateways: list[Running], admin: Keys) -> None:
+async def test_the_library_waits_as_it_is_told(gateways: list[Gateway], admin: Keys) -> None:
     await admin.tenant("acme", quota=Quota(concurrent=1))
     key = await admin.new("acme")
     waited: list[TokenrelayError] = []
@@ -125,7 +125,7 @@ async def test_the_library_waits_as_it_is_told(gateways: list[Running], admin: K
 
 
 async def test_at_rest_nothing_is_open_or_reserved_and_the_ledger_has_every_token(
-    stack: Stack, gateways: list[Running], admin: Keys, redis: RedisServer
+    stack: Stack, gateways: list[Gateway], admin: Keys, redis: RedisServer
 ) -> None:
     await admin.tenant("acme")
     key = await admin.new("acme")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from tests.integration.test_authentication import wait_until_served
 from tests.support.api_keys import keys_of
 from tests.support.redis_server import RedisServer, servers
-from tests.support.stack import Running, Stack, opened
+from tests.support.stack import Edge, Gateway, Running, Stack, opened
 from tokenrelay.admin.command_line import app
 from tokenrelay.admin.dead_letters import app as dead_letters
 from tokenrelay.client import AsyncClient, Options
@@ -67,7 +67,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
 
 @dataclass
 class Started:
-    gateway: Running
+    gateway: Gateway
     engine: Running
     worker: Running
     key: ApiKey
@@ -85,8 +85,8 @@ async def stack_on(guarded: Guarded, stack: Stack) -> Started:
     return Started(gateway, engine, worker, key)
 
 
-async def test_all_that_a_life_needs_is_allowed(guarded: Guarded) -> None:
-    async with opened("unused") as stack:
+async def test_all_that_a_life_needs_is_allowed(guarded: Guarded, edge: Edge) -> None:
+    async with opened("redis://unused", edge) as stack:
         started = await stack_on(guarded, stack)
         async with AsyncClient(started.gateway.target, api_key=started.key.reveal()) as client:
             await asyncio.gather(*(client.generate("hello", max_tokens=5) for _ in range(10)))
@@ -156,8 +156,8 @@ def test_every_script_has_a_user() -> None:
     assert all("@" not in command for user in RedisUser for command in commands_of(user))
 
 
-async def test_passwords_are_changed_without_a_restart(guarded: Guarded) -> None:
-    async with opened("unused") as stack:
+async def test_passwords_are_changed_without_a_restart(guarded: Guarded, edge: Edge) -> None:
+    async with opened("redis://unused", edge) as stack:
         started = await stack_on(guarded, stack)
         async with AsyncClient(started.gateway.target, api_key=started.key.reveal()) as client:
             long = asyncio.create_task(client.generate("hello", max_tokens=3000, ignore_eos=True))
@@ -172,8 +172,8 @@ async def test_passwords_are_changed_without_a_restart(guarded: Guarded) -> None
             assert (await long).sequence == 3000
 
 
-async def test_a_password_that_cannot_be_read_is_waited_for(guarded: Guarded) -> None:
-    async with opened("unused") as stack:
+async def test_a_password_that_cannot_be_read_is_waited_for(guarded: Guarded, edge: Edge) -> None:
+    async with opened("redis://unused", edge) as stack:
         password = guarded.passwords / "worker"
         hidden = password.rename(guarded.passwords / "hidden")
         engine = await stack.add_engine()

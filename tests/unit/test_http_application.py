@@ -25,7 +25,7 @@ class Directory:
     def __init__(self) -> None:
         self.failure: Exception | None = None
 
-    async def listed(self) -> list[Any]:
+    async def listed(self, _: Any) -> list[Any]:
         if self.failure is not None:
             raise self.failure
         return [(SimpleNamespace(model=SimpleNamespace(name=name)), 0) for name in ("a/b", "c")]
@@ -37,7 +37,7 @@ class Client:
     def __init__(self) -> None:
         self.directory = Directory()
         self.problem: str | None = None
-        core = Core(directory=cast(ModelDirectory, self.directory), problem=lambda: self.problem)
+        core = Core(directory=cast(ModelDirectory, self.directory), authentication=None, problem=lambda: self.problem)
         self.application = HttpApplication(core, MOST, HeaderLimits(ServerSettings(max_headers=10, max_header_bytes=1024)))
         self.leaves = False
 
