@@ -5,7 +5,6 @@ name in capitals after TOKENRELAY_; the tracing variables are OpenTelemetry's ow
 """
 
 import sys
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -177,7 +176,7 @@ class StoreSettings(ProcessSettings):
     redis_url: RedisUrl = Field(
         "redis://127.0.0.1:6379/0", description="redis:// or rediss://, with user name, password and database"
     )
-    redis_password_file: Path | None = Field(
+    redis_password_file: str | None = Field(
         None,
         description="file with the password of the user that TOKENRELAY_REDIS_URL names; read for each new connection, so that "
         "it can be changed without a restart. Unset: the URL has the password",

@@ -38,7 +38,7 @@ class Guarded:
         return f"unix://{user}@{self.server.socket}"
 
     def settings(self, user: str) -> dict[str, Any]:
-        return {"redis_url": self.url(user), "redis_password_file": self.passwords / user}
+        return {"redis_url": self.url(user), "redis_password_file": str(self.passwords / user)}
 
     def environment(self) -> dict[str, str]:
         return {"TOKENRELAY_REDIS_URL": self.url("admin"), "TOKENRELAY_REDIS_PASSWORD_FILE": str(self.passwords / "admin")}
@@ -177,7 +177,9 @@ async def test_a_password_that_cannot_be_read_is_waited_for(guarded: Guarded, ed
         password = guarded.passwords / "worker"
         hidden = password.rename(guarded.passwords / "hidden")
         engine = await stack.add_engine()
-        starting = asyncio.create_task(stack.add_worker(engine, redis_url=guarded.url("worker"), redis_password_file=password))
+        starting = asyncio.create_task(
+            stack.add_worker(engine, redis_url=guarded.url("worker"), redis_password_file=str(password))
+        )
         await asyncio.sleep(0)
         hidden.rename(password)
         await starting

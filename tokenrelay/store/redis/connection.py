@@ -7,7 +7,6 @@ after a lost reply, only opens connections.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -52,7 +51,7 @@ class RedisConnection:
         *,
         patience: float,
         block: float = 1.0,
-        password_file: Path | None = None,
+        password_file: str | None = None,
         sends: Callable[[Sequence[str]], bool] = lambda _: True,
     ) -> None:
         self._sends = sends

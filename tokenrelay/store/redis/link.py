@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -41,7 +40,7 @@ class Link:
         StoreUnfitError: the URL is wrong. The text does not hold it, since it may hold a password.
     """
 
-    def __init__(self, url: str, password_file: Path | None = None) -> None:
+    def __init__(self, url: str, password_file: str | None = None) -> None:
         # redis-py's own timeouts are off: before Python 3.12 they swallow a cancel that comes while a command is sent
         # (asyncio.wait_for returns a result that is there instead of raising).
         options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "socket_connect_timeout": None}

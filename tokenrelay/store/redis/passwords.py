@@ -39,7 +39,7 @@ class PasswordFile(CredentialProvider):
         return self.get_credentials()
 
 
-def options(url: str, password_file: Path | None) -> tuple[str, dict[str, Any]]:
+def options(url: str, password_file: str | None) -> tuple[str, dict[str, Any]]:
     """Returns a URL and what redis-py is to be told beside it, so that the password of a file counts instead of the URL's."""
     if password_file is None:
         return url, {}
@@ -47,4 +47,4 @@ def options(url: str, password_file: Path | None) -> tuple[str, dict[str, Any]]:
     authority, slash, path = rest.partition("/")
     credentials, _, host = authority.rpartition("@")
     user = unquote(credentials.partition(":")[0]) or None
-    return f"{scheme}://{host}{slash}{path}", {"credential_provider": PasswordFile(user, password_file)}
+    return f"{scheme}://{host}{slash}{path}", {"credential_provider": PasswordFile(user, Path(password_file))}

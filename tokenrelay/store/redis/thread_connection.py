@@ -1,7 +1,6 @@
 """A connection for a thread of its own, which works while the event loop does not."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -20,7 +19,7 @@ CALL_TIMEOUT = 2.0  # seconds
 class ThreadConnection:
     """Runs scripts from a thread of its own, whatever the event loop does. The arguments are those of Link."""
 
-    def __init__(self, url: str, password_file: Path | None = None) -> None:
+    def __init__(self, url: str, password_file: str | None = None) -> None:
         bare, credentials = passwords.options(url, password_file)
         self._redis = redis.Redis.from_url(
             bare,
