@@ -128,5 +128,5 @@ def _departures(place: Place) -> dict[str, Any]:
             "log_format": {"text_format_source": {"inline_string": STREAM_NAME + "\n"}},
         },
     )
-    # The client's connection is gone, or it has reset its stream, as every cancel does.
-    return {**log, "filter": {"response_flag_filter": {"flags": ["DC", "DR"]}}}
+    # The client's connection is gone, or it has reset its stream, as every cancel does: DPE if it says that we erred.
+    return {**log, "filter": {"response_flag_filter": {"flags": ["DC", "DR", "DPE"]}}}

@@ -17,11 +17,15 @@ from tokenrelay.v1 import generation_service_pb2 as s
 STREAM = b"/tokenrelay.v1.GenerationService/GenerateStream"
 # The gateway looks after a lost reader by itself when its lease of 15 seconds has passed.
 AT_ONCE = 10.0
-NO_ERROR = 0
+NO_ERROR, PROTOCOL_ERROR = 0, 1
 
 
 def by_a_cancel(connection: RawConnection, stream: int) -> None:
     connection.reset(stream, CANCEL)
+
+
+def by_a_reset_for_an_error(connection: RawConnection, stream: int) -> None:
+    connection.reset(stream, PROTOCOL_ERROR)
 
 
 def by_hanging_up(connection: RawConnection, _: int) -> None:
@@ -34,7 +38,7 @@ def by_going_away(connection: RawConnection, stream: int) -> None:
     by_hanging_up(connection, stream)
 
 
-@pytest.mark.parametrize("leave", [by_a_cancel, by_hanging_up, by_going_away])
+@pytest.mark.parametrize("leave", [by_a_cancel, by_a_reset_for_an_error, by_hanging_up, by_going_away])
 async def test_what_still_waits_is_cancelled(served: Served, leave: Callable[[RawConnection, int], None]) -> None:
     await served.worker.stop()
     request = s.GenerateStreamRequest(spec=spec(), on_disconnect=g.DISCONNECT_POLICY_CANCEL)
