@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from drills import family
+from deploy.local import plan
+from drills import family, unix_sockets
 from drills.cluster import Cluster
 
 MEBIBYTE = 2**20
@@ -42,10 +43,12 @@ class Footprint:
         return f"{self.memory / MEBIBYTE:.1f} MiB, {descriptors}, {self.threads} threads{tasks}"
 
 
-def footprint(pid: int, redis_port: int, tasks: int | None = None) -> Footprint:
-    """Returns what a process and its children hold now."""
+def footprint(cluster: Cluster, name: str, tasks: int | None = None) -> Footprint:
+    """Returns what a process of a cluster and its children hold now."""
+    pid = cluster.members[name].pid
+    assert pid is not None, f"{name} does not run; see {cluster.members[name].log_file}"
     pids = tuple(family.tree(pid))
-    pooled = _sockets_of(redis_port)
+    pooled = _connections_with_redis(cluster)
     statuses = [Path(f"/proc/{one}/status").read_text(encoding="utf-8") for one in pids]
     memory = sum(_number(status, "VmRSS") for status in statuses) * 1024
     threads = sum(_threads(one) for one in pids)
@@ -57,10 +60,9 @@ def footprint(pid: int, redis_port: int, tasks: int | None = None) -> Footprint:
 async def footprints(cluster: Cluster) -> dict[str, Footprint]:
     """Returns what each process of a cluster holds now, by name."""
     found = {}
-    for name, member in cluster.members.items():
-        assert member.pid is not None, f"{name} does not run; see {member.log_file}"
+    for name in cluster.members:
         tasks = await metric(cluster.metrics_port(name), TASKS) if name.partition("-")[0] in OURS else None
-        found[name] = footprint(member.pid, cluster.redis_port, None if tasks is None else round(tasks))
+        found[name] = footprint(cluster, name, None if tasks is None else round(tasks))
     return found
 
 
@@ -131,8 +133,15 @@ def tracebacks(logs: Iterable[Path]) -> list[str]:
     return found
 
 
+def _connections_with_redis(cluster: Cluster) -> set[str]:
+    """Returns the ends of connections with Redis, by its port and by its Unix socket, as the kernel names descriptors."""
+    path = plan.redis_socket(cluster.settings)
+    ends = set() if path is None else unix_sockets.connected_with(str(path))
+    return _sockets_of(cluster.redis_port) | {f"socket:[{inode}]" for inode in ends}
+
+
 def _sockets_of(port: int) -> set[str]:
-    """Returns the connections with a port at either end, named as the kernel names descriptors."""
+    """Returns the connections with a port at either end."""
     lines = Path("/proc/net/tcp").read_text(encoding="utf-8").splitlines()[1:]
     fields = [line.split() for line in lines]
     ends = f":{port:04X}"

@@ -144,9 +144,7 @@ async def _run(drill: Drill, cluster: Cluster, others: Process, stopping: Proces
 
 
 def _memory(cluster: Cluster) -> int:
-    pid = cluster.members["gateway-1"].pid
-    assert pid is not None, "the gateway has ended"
-    return processes.footprint(pid, cluster.redis_port).memory
+    return processes.footprint(cluster, "gateway-1").memory
 
 
 def _rate(measured: dict[str, Any]) -> str:
