@@ -45,11 +45,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def is_needed(item: pytest.Item) -> bool:
         given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        edge, kinds = (
-            given.get("edge", given.get("simulated_stack")),
-            [given.get(name, first) for name in ("shared_redis", "server")],
-        )
-        return edge is None or (edge in wanted and (edge == "grpcio" or kinds == [first, first]))
+        edge = given.get("edge", given.get("simulated_stack"))
+        kinds = {given.get(name, first) for name in ("shared_redis", "server")}
+        return edge is None or (edge in wanted and (edge == "grpcio" or kinds == {first}))
 
     left_out = [item for item in items if not is_needed(item)]
     items[:] = [item for item in items if is_needed(item)]

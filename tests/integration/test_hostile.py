@@ -129,8 +129,8 @@ async def test_a_header_that_is_no_utf8_writes_no_traceback(served: Served, capl
     assert [line for line in captured.lines() if "exception" in line] == []
 
 
-@pytest.mark.in_process_gateway("what grpcio logs is grpcio's alone")
-async def test_grpc_says_nothing_of_clients_that_left_and_all_else(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+async def test_grpc_says_nothing_of_clients_that_left_and_all_else(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
+    await stack.add_engine()  # any server that is gRPC's own
     grpc_log = logging.getLogger(grpc_server.GRPC_LOGGER)
     grpc_log.error("ExecuteBatchError raised in core by servicer method [/x/y]")
     grpc_log.error("Unexpected [ValueError] raised by servicer method [/x/y]")
