@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -16,20 +15,19 @@ from cryptography.x509.oid import NameOID
 
 from deploy.local.authority import Issued
 from gateway.edge.envoy_admin import Admin
-from gateway.settings import GatewaySettings
 from tests.integration.conftest import spec
-from tests.integration.test_envoy_edge import Gateway, ended, running
-from tests.integration.test_tls import AUTHORITY, wait_until_shown
+from tests.integration.test_settings_unreachable import run
+from tests.integration.test_tls import AUTHORITY, channel, wait_until_served, wait_until_shown
 from tests.support import stack as stacks
 from tests.support.certificates import DAY, Files
+from tests.support.gateway_process import GatewayProcess
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Edge, Stack
 from tests.support.waiting import eventually
 from tokenrelay.v1 import generation_service_pb2 as s
+from tokenrelay.v1 import generation_service_pb2_grpc
 
 pytestmark = pytest.mark.edge("envoy")
-
-TRUSTED = grpc.ssl_channel_credentials(AUTHORITY.own.certificate)
 
 
 @pytest.fixture
@@ -45,15 +43,8 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.fixture
-async def gateway(stack: Stack, files: Files) -> AsyncIterator[Gateway]:
-    async with running(stack, TRUSTED, **files.settings) as started:
-        yield started
-
-
-def folder_of(gateway: Gateway) -> Path:
-    """Returns the private folder of a gateway on the Envoy edge."""
-    command = Path(f"/proc/{gateway.envoy()}/cmdline").read_text().split("\0")
-    return Path(command[command.index("--config-path") + 1]).parent
+async def gateway(stack: Stack, files: Files) -> GatewayProcess:
+    return await stack.add_gateway_process(**files.settings)
 
 
 def of_a_kind_that_envoy_does_not_know() -> Issued:
@@ -69,12 +60,12 @@ def of_a_kind_that_envoy_does_not_know() -> Issued:
     return Issued(certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
-async def test_the_key_lies_in_no_file_once_envoy_has_it(gateway: Gateway, files: Files) -> None:
-    folder = folder_of(gateway)
+async def test_the_key_lies_in_no_file_once_envoy_has_it(gateway: GatewayProcess, files: Files) -> None:
+    folder = gateway.folder()
     assert folder.stat().st_mode & 0o777 == 0o700
     second = AUTHORITY.server(DAY)
     files.write(second)
-    await wait_until_shown(gateway, second)  # type: ignore[arg-type]  # it has a target, as any gateway of a test
+    await wait_until_shown(gateway, second)
     await eventually(lambda: sorted(path.name for path in folder.iterdir()) == ["admin.sock", "envoy.json"], "they are gone")
     secret = second.key.splitlines()[1].decode()
     for said in (folder / "envoy.json", *(Path(f"/proc/{gateway.envoy()}/{name}") for name in ("cmdline", "environ"))):
@@ -83,14 +74,16 @@ async def test_the_key_lies_in_no_file_once_envoy_has_it(gateway: Gateway, files
 
 async def test_a_stream_goes_on_while_new_connections_are_shown_the_newest_pair(stack: Stack, files: Files) -> None:
     await stack.add_worker(await stack.add_engine(simulated_step_ms=20.0))
-    async with running(stack, TRUSTED, **files.settings) as gateway:
+    gateway = await stack.add_gateway(**files.settings)
+    await wait_until_served(gateway)
+    async with channel(gateway) as opened:
         request = s.GenerateStreamRequest(spec=spec(max_tokens=100_000))
-        call: Any = gateway.stub.GenerateStream(request, timeout=60)
+        call: Any = generation_service_pb2_grpc.GenerationServiceStub(opened).GenerateStream(request, timeout=60)
         sequence = 0
         for _ in range(5):
             fresh = AUTHORITY.server(DAY)
             files.rename_over(fresh)
-            shown = asyncio.create_task(wait_until_shown(gateway, fresh))  # type: ignore[arg-type]  # as above
+            shown = asyncio.create_task(wait_until_shown(gateway, fresh))
             while not shown.done():
                 event = (await call.read()).event
                 if event.HasField("delta"):
@@ -100,9 +93,9 @@ async def test_a_stream_goes_on_while_new_connections_are_shown_the_newest_pair(
         call.cancel()
 
 
-async def test_a_pair_that_envoy_cannot_use_is_refused_and_the_old_one_stays(gateway: Gateway, files: Files) -> None:
+async def test_a_pair_that_envoy_cannot_use_is_refused_and_the_old_one_stays(gateway: GatewayProcess, files: Files) -> None:
     first, third = Issued(files.certificate.read_bytes(), files.key.read_bytes()), AUTHORITY.server(DAY)
-    admin = Admin(folder_of(gateway) / "admin.sock")
+    admin = Admin(gateway.folder() / "admin.sock")
     refusals = "sds.certificate.update_rejected"
 
     async def is_refused() -> bool:
@@ -110,15 +103,15 @@ async def test_a_pair_that_envoy_cannot_use_is_refused_and_the_old_one_stays(gat
 
     files.write(of_a_kind_that_envoy_does_not_know())
     await eventually(is_refused, "Envoy has refused it")
-    await wait_until_shown(gateway, first)  # type: ignore[arg-type]  # as above
+    await wait_until_shown(gateway, first)
     files.write(third)
-    await wait_until_shown(gateway, third)  # type: ignore[arg-type]  # as above
+    await wait_until_shown(gateway, third)
 
 
-async def test_a_gateway_does_not_start_with_a_pair_that_envoy_cannot_use(files: Files) -> None:
+def test_a_gateway_does_not_start_with_a_pair_that_envoy_cannot_use(files: Files) -> None:
     files.write(of_a_kind_that_envoy_does_not_know())
+    variables = {"TOKENRELAY_TLS_CERTIFICATE": str(files.certificate), "TOKENRELAY_TLS_KEY": str(files.key)}
     # Nor does it wait for Redis before it says so.
-    given = GatewaySettings(redis_url="redis://127.0.0.1:1/0", port=0, edge="envoy", **files.settings)
-    status, said = await ended(given)
+    status, said = run("gateway on envoy", TOKENRELAY_REDIS_URL="redis://127.0.0.1:1/0", **variables)
     assert status == 2
-    assert said.startswith(b"TOKENRELAY_TLS_CERTIFICATE: is of a kind that Envoy does not take")
+    assert "\nTOKENRELAY_TLS_CERTIFICATE: is of a kind that Envoy does not take" in said

@@ -4,7 +4,6 @@ import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 import httpx
@@ -37,13 +36,7 @@ async def stack(own_redis: RedisServer) -> AsyncIterator[Stack]:
 
 @pytest.fixture
 async def gateway(stack: Stack) -> GatewayProcess:
-    return await process(stack, cors_origins=f"{PAGE},http://127.0.0.1:8000", max_message_bytes=100_000)
-
-
-async def process(stack: Stack, **settings: Any) -> GatewayProcess:
-    started = await stack.add_gateway(**settings)
-    assert isinstance(started, GatewayProcess)
-    return started
+    return await stack.add_gateway_process(cors_origins=f"{PAGE},http://127.0.0.1:8000", max_message_bytes=100_000)
 
 
 @pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
@@ -184,7 +177,7 @@ async def test_pages_of_other_origins_may_not(client: httpx.AsyncClient) -> None
 
 
 async def test_without_the_setting_no_page_may_call(stack: Stack) -> None:
-    gateway = await process(stack)
+    gateway = await stack.add_gateway_process()
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         answer = await client.get(f"http://{gateway.target}/v1/models", headers={"origin": PAGE})
         assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (200, None)
@@ -192,7 +185,7 @@ async def test_without_the_setting_no_page_may_call(stack: Stack) -> None:
 
 async def test_a_draining_gateway_says_so(stack: Stack) -> None:
     await stack.add_worker(await stack.add_engine())
-    gateway = await process(stack, drain_seconds=60.0)
+    gateway = await stack.add_gateway_process(drain_seconds=60.0)
     await stack.wait_until_served(gateway)
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         call = stack.stub(gateway).GenerateStream(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)))
@@ -209,7 +202,7 @@ async def test_a_draining_gateway_says_so(stack: Stack) -> None:
 
 
 async def test_a_redis_that_does_not_answer_is_told(own_redis: RedisServer, stack: Stack) -> None:
-    gateway = await process(stack)
+    gateway = await stack.add_gateway_process()
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         own_redis.signal(signal.SIGSTOP)
         address = f"http://{gateway.target}"

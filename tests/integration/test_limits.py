@@ -19,8 +19,6 @@ from drills.raw_http2.frames import PREFACE, Frame, frame, header_block, message
 from gateway.edge.envoy_admin import Admin
 from tests.integration.conftest import spec
 from tests.integration.test_calls import reason
-from tests.integration.test_envoy_edge import running
-from tests.integration.test_envoy_tls import folder_of
 from tests.integration.test_hostile import PATIENCE, SERVICE
 from tests.integration.test_tls import AUTHORITY
 from tests.support import stack as stacks
@@ -126,7 +124,8 @@ async def test_who_does_not_finish_a_tls_handshake_is_cut_off(stack: Stack, tmp_
 @pytest.mark.edge("envoy")  # what has come of a request lies in gRPC's own server there, which has no such bound
 async def test_requests_that_are_not_whole_yet_count_among_all_requests(stack: Stack) -> None:
     large = message(s.SubmitGenerationRequest(spec=spec("x" * 60_000)).SerializeToString())
-    async with running(stack, max_request_bytes=100_000) as gateway, RawConnection(gateway.target) as connection:
+    gateway = await stack.add_gateway_process(max_request_bytes=100_000)
+    async with RawConnection(gateway.target) as connection:
         slow, _ = connection.begin(request_fields(SERVICE + b"SubmitGeneration"))
         for start in range(0, 50_000, 10_000):
             connection.send(frame(Frame.DATA, 0, slow, large[start : start + 10_000]))
@@ -178,12 +177,9 @@ async def test_envoy_keeps_little_for_a_client_that_does_not_read(stack: Stack) 
     window = 65_535
     await stack.add_worker(await stack.add_engine(simulated_step_ms=0.0))
     endless = message(s.GenerateStreamRequest(spec=spec(max_tokens=100_000)).SerializeToString())
-    async with (
-        running(stack, stream_window_bytes=window) as gateway,
-        served(gateway.target),
-        RawConnection(gateway.target, window=1000) as connection,
-    ):
-        admin = Admin(folder_of(gateway) / "admin.sock")
+    gateway = await stack.add_gateway_process(stream_window_bytes=window)
+    async with served(gateway.target), RawConnection(gateway.target, window=1000) as connection:
+        admin = Admin(gateway.folder() / "admin.sock")
         connection.begin(request_fields(SERVICE + b"GenerateStream"), endless)
 
         async def kept() -> int:

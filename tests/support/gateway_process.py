@@ -91,9 +91,13 @@ class GatewayProcess:
 
     async def drain(self) -> None:
         """Returns once it has drained and ended, as it was told to."""
-        self._is_told_to_end = True
         self.process.send_signal(signal.SIGTERM)
-        assert await self.process.wait() == 0
+        assert await self.end() == 0
+
+    async def end(self) -> int:
+        """Waits for the end of a gateway that was told to end, or that lacks what it needs; returns its exit status."""
+        self._is_told_to_end = True
+        return await self.process.wait()
 
     async def stop(self, *, abruptly: bool = False) -> None:
         """Kills it. Not abruptly: fails if it had ended before."""
@@ -105,6 +109,11 @@ class GatewayProcess:
         if self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
+
+    def folder(self) -> Path:
+        """Returns its private folder."""
+        command = Path(f"/proc/{self.envoy()}/cmdline").read_text().split("\0")
+        return Path(command[command.index("--config-path") + 1]).parent
 
     def envoy(self) -> int:
         """Returns Envoy's process id."""

@@ -147,6 +147,12 @@ class Stack:
         self._running.append(gateway)
         return await gateway.start()
 
+    async def add_gateway_process(self, **settings: Any) -> GatewayProcess:
+        """As add_gateway, for what is about the Envoy edge alone."""
+        gateway = await self.add_gateway(**settings)
+        assert isinstance(gateway, GatewayProcess)
+        return gateway
+
     async def add_engine(self, **settings: Any) -> Running:
         values = {"engine": "simulated", "model": "test", "port": 0, "simulated_step_ms": 1.0, "drain_seconds": 1.0, **settings}
         return await self.add(EngineApplication(EngineSettings(**values)))
