@@ -77,7 +77,7 @@ async def _kill_redis(stage: Stage, away: float) -> float:
     await member.kill(hold=True)
     died_at = time.time()
     with TemporaryDirectory(prefix="drill-") as copy:
-        await asyncio.gather(asyncio.to_thread(shutil.copytree, folder, copy, dirs_exist_ok=True), asyncio.sleep(away))
+        await asyncio.gather(asyncio.to_thread(_copy, folder, copy), asyncio.sleep(away))
         member.release()
         client = stage.redis()
         try:
@@ -89,6 +89,11 @@ async def _kill_redis(stage: Stage, away: float) -> float:
             client.close()
         stage.drill.history.note("survived", died_at=died_at, logs=await asyncio.to_thread(_look, executable, Path(copy)))
     return died_at
+
+
+def _copy(folder: Path, copy: str) -> None:
+    """Copies Redis' files; its socket, which it leaves behind, is none that can be copied."""
+    shutil.copytree(folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))
 
 
 def _look(executable: str, copy: Path) -> dict[str, tuple[int, bool]]:
