@@ -30,6 +30,7 @@ class Result:
     Attributes:
         story: the scenario's own sentence on what it does.
         problem: why it could not be brought to its end, if so.
+        edge: what was asked to serve in the gateways; None if nothing was.
     """
 
     name: str
@@ -47,6 +48,11 @@ class Result:
     problem: str | None = None
     command: str = ""
     at: str = ""
+    edge: str | None = None
+
+    @property
+    def title(self) -> str:
+        return self.name if self.edge is None else f"{self.name}, {self.edge}"
 
     @property
     def is_good(self) -> bool:
@@ -55,7 +61,7 @@ class Result:
 
 def result_of(drill: Drill, story: str, seed: str, seconds: float, events: Iterable[Event]) -> Result:
     """Counts what a history holds."""
-    result = Result(drill.name, story, seed, round(seconds, 1), bars=drill.bars, figures=drill.figures)
+    result = Result(drill.name, story, seed, round(seconds, 1), bars=drill.bars, figures=drill.figures, edge=drill.edge)
     size, edge = " --long" if drill.long else "", f" --edge {drill.edge}" if drill.edge else ""
     result.command = f"python -m drills {drill.name} --seed {seed}{size}{edge}"
     result.at = datetime.now(UTC).isoformat(timespec="minutes")
@@ -129,18 +135,18 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
         counts = (
             f"{one.generations} | {one.tokens} | {_counts(one.faults)} | {one.taken_over} | {violations} | {one.seconds:.0f}"
         )
-        yield f"| {one.name} | {one.story} | {counts} |"
+        yield f"| {one.title} | {one.story} | {counts} |"
     yield from ("", "| drill | bar | wanted | seen | held |", "| --- | --- | --- | --- | --- |")
     for one in results:
         for bar in one.bars:
-            yield f"| {one.name} | {bar.what} | {bar.wanted} | {bar.seen} | {'yes' if bar.held else '**no**'} |"
+            yield f"| {one.title} | {bar.what} | {bar.wanted} | {bar.seen} | {'yes' if bar.held else '**no**'} |"
     yield from ("", "| drill | figure | seen |", "| --- | --- | --- |")
     for one in results:
         for what, value in one.figures.items():
-            yield f"| {one.name} | {what} | {value} |"
+            yield f"| {one.title} | {what} | {value} |"
     yield from ("", "| drill | made by | at (UTC) |", "| --- | --- | --- |")
     for one in results:
-        yield f"| {one.name} | `{one.command}` | {one.at.removesuffix('+00:00')} |"
+        yield f"| {one.title} | `{one.command}` | {one.at.removesuffix('+00:00')} |"
     yield ""
     for one in results:
         for violation in one.violations:
@@ -159,12 +165,16 @@ def _machine() -> str:
 
 
 def publish(folders: Sequence[Path]) -> None:
-    """Puts the newest result of each drill into docs/promises.md, those of some folders being newer than what is there."""
-    found: dict[str, dict[str, Any]] = {}
+    """Puts the newest result of each drill into docs/promises.md, those of some folders being newer than what is there.
+
+    A drill on an edge of its own is another one.
+    """
+    found: dict[tuple[str, str | None], dict[str, Any]] = {}
     reports = [json.loads((folder / "report.json").read_text(encoding="utf-8"))["results"] for folder in folders]
     for results in (json.loads(PUBLISHED.read_text(encoding="utf-8")) if PUBLISHED.exists() else [], *reports):
-        found |= {result["name"]: result for result in results}
-    ordered = [found[name] for name in SCENARIOS if name in found]
+        found |= {(result["name"], result.get("edge")): result for result in results}
+    newest = sorted(found.values(), key=lambda result: result.get("edge") or "")
+    ordered = [result for name in SCENARIOS for result in newest if result["name"] == name]
     PUBLISHED.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
     before, _, rest = PROMISES.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -54,6 +54,8 @@ def test_the_newest_result_of_each_drill_is_published(tmp_path: Path, monkeypatc
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     monkeypatch.setattr(report, "PROMISES", page)
     monkeypatch.setattr(report, "PUBLISHED", published)
+    Report("command", 1, [result(tmp_path, "pauses", "envoy")]).write(tmp_path)
+    report.publish([tmp_path])
     for names in (["kills", "pauses"], ["kills"]):
         folder = tmp_path / "-".join(names)
         folder.mkdir()
@@ -61,8 +63,9 @@ def test_the_newest_result_of_each_drill_is_published(tmp_path: Path, monkeypatc
         report.publish([folder])
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text  # noqa: PT018  # one page
-    assert text.count("| pauses | What happens.") == text.count("| kills | What happens.") == 1
-    assert [one["name"] for one in json.loads(published.read_text())] == ["kills", "pauses"]
+    for title in ("kills", "pauses", "pauses, envoy"):
+        assert text.count(f"| {title} | What happens.") == 1
+    assert [one["name"] for one in json.loads(published.read_text())] == ["kills", "pauses", "pauses"]
 
 
 def test_every_drill_is_run_and_says_what_it_does() -> None:
