@@ -49,7 +49,8 @@ def main() -> int:
     compile_once()
     if arguments.dev:
         install_node_packages()
-        subprocess.run([sys.executable, str(ROOT / "tools" / "debian_redis.py")], check=True)
+        for tool in ("debian_redis.py", "grpcurl.py"):
+            subprocess.run([sys.executable, str(ROOT / "tools" / tool)], check=True)
     return 0
 
 
@@ -170,7 +171,7 @@ def share_protos() -> None:
 
 
 def install_node_packages() -> None:
-    """Installs buf and the JavaScript gRPC client from package-lock.json, with the pinned Node.js of the dev lock."""
+    """Installs buf, the JavaScript clients and a browser from package-lock.json, with the pinned Node.js of the dev lock."""
     stamp = ROOT / "node_modules" / ".installed"
     wanted = hashlib.sha256((ROOT / "package-lock.json").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
@@ -178,6 +179,7 @@ def install_node_packages() -> None:
     environment = dict(os.environ, PATH=f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}")
     npm = [str(VENV / "bin" / "npm"), "ci", "--no-audit", "--no-fund", "--loglevel=error"]
     show_progress("Installing package-lock.json into node_modules", npm, environment)
+    show_progress("Unpacking the browser of the tests", [str(VENV / "bin" / "node"), str(ROOT / "tools" / "chromium.mjs")])
     stamp.write_text(wanted)
 
 

@@ -1,7 +1,6 @@
 """Every command and every program in the documents is run, as it stands there, against a stack.
 
-grpcurl is a Go program that no package index for Python or Node.js carries, so its calls are made with buf curl, which takes
-the same requests. What `docker` does cannot be tried here; tests/unit/test_deployment.py checks its files.
+What `docker` does cannot be tried here; tests/unit/test_deployment.py checks its files.
 """
 
 import json
@@ -99,18 +98,6 @@ def adapted(stack: LocalStack, text: str) -> str:
     return text.replace(DOCUMENTED_ADDRESS, stack.targets[0])
 
 
-def as_buf_curl(command: str) -> list[str]:
-    """The same call for buf curl."""
-    words = shlex.split(command)
-    assert words[:2] == ["grpcurl", "-plaintext"], command
-    data = words[words.index("-d") + 1] if "-d" in words else None
-    address, method = words[-2:]
-    base = ["buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
-    if method == "list":
-        return [*base, "--list-services", f"http://{address}"]
-    return [*base, "-d", data or "{}", f"http://{address}/{method}"]
-
-
 def of_programs(*names: str) -> list[tuple[Block, str]]:
     return [(block, line) for block, line in commands() if program(line) in names]
 
@@ -124,15 +111,9 @@ def identify(value: object) -> str:
     return str(value) if isinstance(value, Block) else ""
 
 
-@pytest.mark.parametrize(("block", "command"), of_programs("tokenrelay", "node_modules/.bin/buf"), ids=identify)
+@pytest.mark.parametrize(("block", "command"), of_programs("tokenrelay", "node_modules/.bin/buf", "grpcurl"), ids=identify)
 def test_shell_commands_run(vllm_stack: LocalStack, block: Block, command: str) -> None:
     assert run(vllm_stack, ["sh", "-euc", adapted(vllm_stack, command)]).strip()
-
-
-@pytest.mark.parametrize(("block", "command"), of_programs("grpcurl"), ids=identify)
-def test_grpcurl_calls_are_answered(vllm_stack: LocalStack, block: Block, command: str) -> None:
-    answer = run(vllm_stack, as_buf_curl(adapted(vllm_stack, command)))
-    assert "tokenrelay.v1" in answer or "FINISH_REASON" in answer, answer
 
 
 @pytest.mark.parametrize("block", of_language("python"), ids=identify)

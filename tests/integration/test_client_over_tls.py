@@ -1,7 +1,6 @@
 """The client library over TLS: what it sends, and what it says when the two sides do not agree."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.local.authority import Issued
-from tests.integration.test_clients import LIMITS, ROOT, expected, run
+from tests.integration.test_clients import LIMITS, expected
 from tests.integration.test_command_line import assert_refused, invoke
 from tests.support import stack as stacks
 from tests.support.certificates import DAY, Files, authority
@@ -188,32 +187,6 @@ async def test_the_command_line_speaks_tls(place: Place) -> None:
     await assert_refused("does not trust; name the authority's file (tls=, or --tls-ca)", *target, "--tls", "models")
     await assert_refused("a certificate needs its key", *target, "--tls-certificate", certificate, "models", status=2)
     await assert_refused("nowhere cannot be read", *target, "--tls-ca", "/nowhere", "models", status=2)
-
-
-async def test_a_client_in_javascript_over_tls(place: Place) -> None:
-    gateway, tls = await served(place)
-    code, out, err = await run(
-        *(str(ROOT / ".venv/bin/node"), "tests/javascript/client.js", gateway.target),
-        *(str(ROOT / "protos"), str(ROOT / ".venv/share/protos"), str(tls.ca), str(tls.key), str(tls.certificate)),
-    )
-    assert code == 0, err
-    got = {line["what"]: line for line in map(json.loads, out.splitlines())}
-    assert got["unary"]["text"] == expected("hello from javascript", max_tokens=8)[1]
-    assert got["stream"]["tokens"] == got["unary"]["tokens"]
-    assert got["cancelled"]["message"] == "the generation was cancelled"
-
-
-async def test_buf_curl_over_tls(place: Place) -> None:
-    gateway, tls = await served(place)
-    command = (str(ROOT / "node_modules/.bin/buf"), "curl", "--protocol", "grpc", "--cacert", str(tls.ca))
-    own = ("--cert", str(tls.certificate), "--key", str(tls.key))
-    request = json.dumps({"spec": {"text": "hello", "samplingParams": {"maxTokens": 20, "ignoreEos": True}}})
-    url = f"https://{gateway.target}/tokenrelay.v1.GenerationService/Generate"
-    code, out, err = await run(*command, *own, "-d", request, url)
-    assert code == 0, err
-    assert json.loads(out)["generation"]["choices"][0]["text"] == expected()[1]
-    code, out, _ = await run(*command, "-d", request, url)
-    assert (code != 0, out) == (True, "")
 
 
 async def test_an_absent_gateway_is_still_waited_for(place: Place) -> None:

@@ -1,7 +1,6 @@
-"""The client library in both classes, a client in another language, and buf curl with nothing but reflection."""
+"""The client library in both classes, and what reflection lists."""
 
 import asyncio
-import json
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -278,45 +277,7 @@ async def test_a_retry_with_the_same_key_joins(served: Served) -> None:
             await client.generate("other", options=options, **LIMITS)
 
 
-async def test_a_client_in_javascript(served: Served) -> None:
-    code, out, err = await run(
-        str(ROOT / ".venv/bin/node"),
-        "tests/javascript/client.js",
-        served.gateway.target,
-        str(ROOT / "protos"),
-        str(ROOT / ".venv/share/protos"),
-    )
-    assert code == 0, err
-    got = {line["what"]: line for line in map(json.loads, out.splitlines())}
-    ids, text = expected("hello from javascript", max_tokens=8)
-    assert (got["unary"]["state"], got["unary"]["tokens"], got["unary"]["text"]) == ("GENERATION_STATE_FINISHED", ids, text)
-    assert got["stream"]["tokens"] == ids
-    assert got["stream"]["events"][0] == "accepted"
-    assert got["stream"]["events"][-1] == "finished"
-    assert got["cancel"]["state"] == "GENERATION_STATE_RUNNING"
-    assert (got["cancelled"]["code"], got["cancelled"]["message"]) == (1, "the generation was cancelled")
-
-
 BUF_CURL = (str(ROOT / "node_modules/.bin/buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge")
-
-
-async def test_buf_curl_with_reflection(served: Served) -> None:
-    url = f"http://{served.gateway.target}/tokenrelay.v1.GenerationService"
-    request = json.dumps({"spec": {"text": "hello", "samplingParams": {"maxTokens": 20, "ignoreEos": True}}})
-    code, out, err = await run(*BUF_CURL, "-d", request, f"{url}/Generate")
-    assert code == 0, err
-    assert json.loads(out)["generation"]["choices"][0]["text"] == expected()[1]
-    code, out, err = await run(*BUF_CURL, "-d", request, f"{url}/GenerateStream")
-    assert code == 0, err
-    decoder, events, rest = json.JSONDecoder(), [], out.strip()
-    while rest:
-        event, end = decoder.raw_decode(rest)
-        events.append(event["event"])
-        rest = rest[end:].lstrip()
-    assert "".join(event.get("delta", {}).get("text", "") for event in events) == expected()[1]
-    code, _, err = await run(*BUF_CURL, "-d", "{}", f"{url}/Generate")
-    assert code == 24, "eight times INVALID_ARGUMENT"
-    assert "spec: is required" in err
 
 
 async def test_buf_curl_lists_the_services(served: Served) -> None:

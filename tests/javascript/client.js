@@ -1,4 +1,4 @@
-// A client in another language: unary, stream and cancel with @grpc/grpc-js and the protos alone.
+// A client in another language: unary, stream, cancels and an error with @grpc/grpc-js and the protos alone.
 // Usage: node client.js TARGET PROTOS GOOGLE_PROTOS [CA [KEY CERTIFICATE]]. With a CA it speaks TLS, with a key and a
 // certificate it shows its own. Prints what it got as JSON, one object a line.
 'use strict';
@@ -79,9 +79,38 @@ function cancel() {
   });
 }
 
+function leave() {
+  return new Promise((resolve, reject) => {
+    let id = '';
+    const call = client.generateStream({ spec: spec(50000) });
+    call.on('data', ({ event }) => {
+      if (event.accepted) id = event.accepted.generationId;
+      if (event.delta) call.cancel();
+    });
+    call.on('error', (error) => {
+      print('left', { code: error.code, id });
+      resolve();
+    });
+    call.on('end', () => reject(new Error('the stream ended well')));
+  });
+}
+
+function fail() {
+  return new Promise((resolve, reject) => {
+    client.generate({}, (error) => {
+      if (!error) return reject(new Error('a request without a spec is answered'));
+      const [status] = error.metadata.get('grpc-status-details-bin');
+      print('failed', { code: error.code, message: error.details, status: status.toString('base64') });
+      return resolve();
+    });
+  });
+}
+
 unary()
   .then(stream)
   .then(cancel)
+  .then(leave)
+  .then(fail)
   .then(() => client.close())
   .catch((error) => {
     console.error(error);

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from google.protobuf.descriptor import FileDescriptor
+from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 OLD, NEW = "v1alpha", "v1"
@@ -36,7 +37,7 @@ def add_to_server(services: Sequence[str], server: Any) -> None:
 
 
 def _pool(services: Sequence[str]) -> descriptor_pool.DescriptorPool:
-    """Returns the files of some services and of v1.
+    """Returns the files of some services, of v1, and of errors' details.
 
     A pool of its own, since v1's file in the process' pool would clash with that of a library that brings it too.
     """
@@ -44,6 +45,8 @@ def _pool(services: Sequence[str]) -> descriptor_pool.DescriptorPool:
     added: set[str] = set()
     for service in services:
         _add(known.FindFileContainingSymbol(service), pool, added)
+    # No service names the details of its errors, and without their file grpcurl shows them as bytes.
+    _add(error_details_pb2.DESCRIPTOR, pool, added)
     pool.AddSerializedFile(_file_of_v1().SerializeToString())
     return pool
 
