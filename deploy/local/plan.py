@@ -171,7 +171,8 @@ def _common(settings: StackSettings, metrics_port: int) -> dict[str, str]:
 
 def redis_socket(settings: StackSettings) -> Path | None:
     """Returns where the stack's Redis listens beside its port; None if the path would be longer than a socket's may be."""
-    path = (settings.state / "redis" / "redis.sock").absolute()
+    # Not in the folder of its data, which others copy: a socket cannot be copied.
+    path = (settings.state / "redis.sock").absolute()
     return path if len(str(path).encode()) < SOCKET_PATH_BYTES else None
 
 

@@ -34,7 +34,7 @@ def redis_and_its_users(settings: StackSettings) -> tuple[list[str], set[str]]:
 
 def test_processes_reach_the_stacks_redis_over_a_socket(tmp_path: Path) -> None:
     command, urls = redis_and_its_users(StackSettings(state=tmp_path))
-    path = str(tmp_path / "redis" / "redis.sock")
+    path = str(tmp_path / "redis.sock")
     assert command[command.index("--unixsocket") + 1] == path
     assert urls == {f"unix://{path}?db=0"}
 
