@@ -6,9 +6,11 @@ The library is structlog, because an event's fields stay fields until the last m
 import logging
 import sys
 from functools import partial
+from typing import Any
 
 import structlog
 
+from tokenrelay.redaction import redact
 from tokenrelay.settings import ProcessSettings
 
 
@@ -35,6 +37,8 @@ def set_up(process: str, settings: ProcessSettings) -> None:
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
             )
         ]
+    # On the whole line, so that a key is cut out of tracebacks and of other programs' texts as well.
+    last.append(_redact)
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -53,6 +57,10 @@ def set_up(process: str, settings: ProcessSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(renderer)
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _redact(_: object, __: str, line: Any) -> str:
+    return redact(str(line))
 
 
 def _name_process(process: str, _: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from tokenrelay import logs
+from tokenrelay.identity.api_keys import ApiKey, KeyKind
 from tokenrelay.settings import ProcessSettings
 
 
@@ -64,3 +65,21 @@ def test_less_important_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -
     structlog.get_logger().info("chatter")
     structlog.get_logger().warning("trouble")
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["trouble"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_line_has_a_key(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("gateway", ProcessSettings(log_format=form))
+    key = ApiKey.new(KeyKind.CALLS)
+    log = structlog.get_logger()
+    log.info("called", authorization=f"Bearer {key.reveal()}", headers=[("authorization", key.reveal())])
+    log.warning(f"odd {key.reveal()}", other="Basic dXNlcjpwYXNzd29yZA==")
+    logging.getLogger("some.library").warning("sent %s", key.reveal())
+    try:
+        int(key.reveal())  # whose error repeats what it was given
+    except ValueError:
+        log.exception("failed", tried=key.reveal())
+    told = capsys.readouterr().err
+    assert key.reveal()[16:] not in told
+    assert "dXNlcjpwYXNzd29yZA==" not in told
+    assert told.count(f"trk_{key.key_id}…") >= 5
