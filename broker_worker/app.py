@@ -46,7 +46,7 @@ class WorkerApplication:
         self._resources.callback(tracing.shut_down)
         self._store = assembly.open_store(settings, RedisUser.WORKER)
         self._resources.push_async_callback(self._store.connection.close)
-        link = EngineLink(settings.engine_address, settings.engine_keepalive_seconds)
+        link = EngineLink(settings.engine_address, settings.engine_keepalive_seconds, settings.engine_tls)
         self._resources.push_async_callback(link.close)
         self.work = Work(
             settings=settings,

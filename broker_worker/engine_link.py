@@ -11,9 +11,12 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from tokenrelay import client_certificate
 from tokenrelay.backoff import Backoff
+from tokenrelay.client_certificate import ClientFiles
 from tokenrelay.engine.v1 import engine_service_pb2, engine_service_pb2_grpc
 from tokenrelay.errors import EngineUnavailableError
+from tokenrelay.start_up import SettingError
 from tokenrelay.status import from_status
 
 log = structlog.get_logger(__name__)
@@ -41,27 +44,58 @@ class EngineLostError(Exception):
 
 
 class EngineLink:
-    """A channel to one engine service."""
+    """A channel to one engine service.
 
-    def __init__(self, address: str, keepalive_seconds: float) -> None:
+    Args:
+        address: host:port.
+        keepalive_seconds: see WorkerSettings.engine_keepalive_seconds.
+        tls: how it is called over TLS; None: in plain text.
+
+    Raises:
+        SettingError: a file of tls cannot be used.
+    """
+
+    def __init__(self, address: str, keepalive_seconds: float, tls: ClientFiles | None = None) -> None:
         self._address = address
+        self._tls = tls
+        self._shown = tls.contents() if tls is not None else None
         milliseconds = round(keepalive_seconds * 1000)
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.keepalive_time_ms", milliseconds),
-                ("grpc.keepalive_timeout_ms", milliseconds),
-                ("grpc.http2.ping_timeout_ms", milliseconds),  # without it, an unanswered ping is waited for a minute
-                ("grpc.http2.max_pings_without_data", 0),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-            ],
-        )
+        self._options: list[tuple[str, int | str]] = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.keepalive_time_ms", milliseconds),
+            ("grpc.keepalive_timeout_ms", milliseconds),
+            ("grpc.http2.ping_timeout_ms", milliseconds),  # without it, an unanswered ping is waited for a minute
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            *(tls.options if tls is not None else ()),
+        ]
+        self._open()
+
+    def _open(self) -> None:
+        if self._shown is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=self._options)
+        else:
+            shown = client_certificate.credentials(self._shown)
+            self._channel = grpc.aio.secure_channel(self._address, shown, options=self._options)
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._engine = engine_service_pb2_grpc.EngineServiceStub(self._channel)
+
+    async def _take_up_new_files(self) -> None:
+        """Opens the channel anew if its files have changed. No session is open meanwhile; that one would keep its own."""
+        if self._tls is None:
+            return
+        try:
+            found = self._tls.contents()
+        except SettingError as error:
+            log.warning("certificate refused, the old one stays", reason=str(error))
+            return
+        if found != self._shown:
+            self._shown = found
+            await self._channel.close()
+            self._open()
 
     async def close(self) -> None:
         await self._channel.close()
@@ -70,12 +104,14 @@ class EngineLink:
         """Returns the engine's description as soon as it serves; says once what it waits for."""
         announced, backoff = False, Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
         while True:
+            await self._take_up_new_files()
             try:
                 if await self._check_health():
                     return await self._engine.DescribeEngine(engine_service_pb2.DescribeEngineRequest(), timeout=CALL_SECONDS)
                 reason = "it is not serving yet"
             except grpc.aio.AioRpcError as error:
-                reason = error.code().name
+                # What gRPC says of a handshake that fails helps whoever looks for the wrong certificate.
+                reason = error.code().name if self._tls is None else f"{error.code().name}: {error.details()}"
             if not announced:
                 log.warning("waiting for the engine service", address=self._address, reason=reason)
                 announced = True

@@ -18,8 +18,10 @@ from tokenrelay import setting_types, telemetry
 from tokenrelay.engine.v1 import engine_service_pb2_grpc
 from tokenrelay.http_endpoint import HttpEndpoint
 from tokenrelay.metrics import CallMetrics, EngineMetrics, LoopMetrics, new_registry
-from tokenrelay.serving import server
+from tokenrelay.serving import server, server_credentials
+from tokenrelay.serving.certificates import Certificates
 from tokenrelay.serving.chain import Chain
+from tokenrelay.serving.peers import Peers
 from tokenrelay.start_up import StartUpError
 
 log = structlog.get_logger(__name__)
@@ -66,10 +68,13 @@ class EngineApplication:
         self._resources.callback(watchdog.start(progress, settings.hang_seconds).set)
         chain = Chain(tracing, CallMetrics(registry), settings)
         for_workers = settings.model_copy(update={"max_message_bytes": WORKER_MESSAGE_BYTES})
-        self._server = server.build(for_workers, SERVICES, chain)
+        names = [name.strip() for name in (settings.tls_client_names or "").split(",") if name.strip()]
+        self._server = server.build(for_workers, SERVICES, *([Peers(names)] if names else []), chain)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(self._servicer, self._server.server)
         self._server.set_serving(False)
-        self.port = await self._server.listen(settings.host, settings.port)
+        self._certificates = Certificates(settings) if settings.tls_certificate is not None else None
+        credentials = server_credentials.of(self._certificates) if self._certificates is not None else None
+        self.port = await self._server.listen(settings.host, settings.port, credentials)
         self._resources.push_async_callback(self._server.server.stop, None)
         log.info("listening", host=settings.host, port=self.port, engine=settings.engine, model=settings.served_name)
         await self._load()
@@ -107,12 +112,14 @@ class EngineApplication:
         """
         dead = asyncio.create_task(self._engine.wait_until_dead())
         ended = asyncio.create_task(self._server.run())
+        watching = asyncio.create_task(self._certificates.watch()) if self._certificates is not None else None
         try:
             await asyncio.wait({dead, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (dead, ended):
+            begun = [task for task in (dead, ended, watching) if task is not None]
+            for task in begun:
                 task.cancel()
-            await asyncio.gather(dead, ended, return_exceptions=True)
+            await asyncio.gather(*begun, return_exceptions=True)
         self._ready = False
         self._server.set_serving(False)
         if dead.done() and not dead.cancelled():

@@ -5,15 +5,20 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tokenrelay.setting_types import Count, Port, Seconds
-from tokenrelay.settings import ServerSettings
+from tokenrelay.settings import ServerSettings, TlsSettings
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class EngineSettings(ServerSettings):
+class EngineSettings(TlsSettings, ServerSettings):
     """Settings of the engine service; the variables begin with TOKENRELAY_."""
 
     port: Port = Field(50061, description="the port to listen on; 0: any free one")
+    tls_client_names: str | None = Field(
+        None,
+        description="names, with commas between them, of which a worker's certificate must have one: DNS names or SPIFFE ids. "
+        "Unset: any certificate of TOKENRELAY_TLS_CLIENT_CA will do",
+    )
     engine: Literal["vllm", "simulated"] = Field("vllm", description="what generates; simulated computes no model")
     model: str = Field("models/demo", description="a local folder or a hub name; for simulated, any name")
     model_name: str | None = Field(None, description="what clients call it; unset: the folder's or hub's name")

@@ -101,8 +101,14 @@ class GrpcServer:
         self.health.set_serving(serving)
 
 
-def build(settings: ServerSettings, services: Sequence[str], interceptor: grpc.aio.ServerInterceptor) -> GrpcServer:
-    """Returns a server that reports NOT_SERVING; its servicers are still to be added."""
+def build(settings: ServerSettings, services: Sequence[str], *interceptors: grpc.aio.ServerInterceptor) -> GrpcServer:
+    """Returns a server that reports NOT_SERVING; its servicers are still to be added.
+
+    Args:
+        settings: its limits.
+        services: the full names of the process' own services.
+        interceptors: what each call passes, the outermost first.
+    """
     keepalive_ms, header_ms = round(settings.keepalive_seconds * 1000), round(settings.header_seconds * 1000)
     age = settings.max_connection_seconds
     logging.getLogger(GRPC_LOGGER).addFilter(_is_worth_a_line)
@@ -131,8 +137,8 @@ def build(settings: ServerSettings, services: Sequence[str], interceptor: grpc.a
         # gRPC adds or takes up to 10 % by itself, and by default gives calls that are open all the time that they need.
         *([("grpc.max_connection_age_ms", round(age * 1000))] if age is not None else []),
     ]
-    server: Any = grpc.aio.server(interceptors=[interceptor])
-    server._server = _Serving(cygrpc.get_working_loop(), None, (), (interceptor,), tuple(options), None)
+    server: Any = grpc.aio.server(interceptors=interceptors)
+    server._server = _Serving(cygrpc.get_working_loop(), None, (), interceptors, tuple(options), None)
     server.add_registered_method_handlers(OTHER_SERVICE, {OTHER_METHOD: None})
     return GrpcServer(server, add_standard_services(server, services, settings))
 
