@@ -77,7 +77,9 @@ class EnvoyGateway:
 
     async def _wait_until_ready(self) -> None:
         if not await self._happens(self._ready):
-            raise NotStartedError("the gateway inside Envoy does not start; see above", self._status)
+            # An Envoy that somebody kills has said nothing above.
+            why = "see above" if self._ended.is_set() else f"see above; Envoy ended with {self._envoy.how_it_ended}"
+            raise NotStartedError(f"the gateway inside Envoy does not start; {why}", self._status)
 
     def _find(self) -> Installation:
         try:
