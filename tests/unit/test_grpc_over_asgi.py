@@ -26,7 +26,7 @@ def requests(*chunks: bytes, encoding: bytes = b"identity", leaves: bool = False
 
 
 def compressed(message: bytes) -> bytes:
-    packed = gzip.compress(message)
+    packed = gzip.compress(message, mtime=0)  # or each collection has its own ids
     return b"\1" + len(packed).to_bytes(4, "big") + packed
 
 
@@ -83,7 +83,7 @@ async def test_a_bomb_is_refused() -> None:
         (compressed(b"x"), b"snappy", UnimplementedError),
         (b"\1\0\0\0\3abc", b"gzip", InvalidRequestError),
         (b"\2\0\0\0\3abc", b"gzip", InvalidRequestError),
-        (b"\1\0\0\0\x0a" + gzip.compress(b"x")[:10], b"gzip", InvalidRequestError),
+        (b"\1\0\0\0\x0a" + gzip.compress(b"x", mtime=0)[:10], b"gzip", InvalidRequestError),
     ],
 )
 async def test_compression_that_does_not_fit_is_refused(body: bytes, encoding: bytes, error: type[Exception]) -> None:
