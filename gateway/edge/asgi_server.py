@@ -68,11 +68,11 @@ class AsgiServer:
         """Serves one request."""
         headers = dict(scope["headers"])
         content_type = headers.get(b"content-type", b"")
-        if is_grpc(content_type):
+        is_call = scope["method"] == "POST"
+        if is_grpc(content_type) and is_call:
             await self.server.serve(scope, headers, receive, send)
         elif content_type.startswith(GRPC.encode()) or self.server.knows(scope["path"]):
             # As gRPC's HTTP/2 mapping wants it of a server that is called with another content type.
-            is_call = scope["method"] == "POST"
             error = errors.unsupported_media_type(GRPC) if is_call else errors.method_not_allowed("POST")
             await Answer(scope, receive, send).refuse(error)
         else:

@@ -13,7 +13,7 @@ Header = tuple[bytes, bytes]
 Metadata = Sequence[tuple[str, str | bytes]]
 
 CONTENT_TYPE: Header = (b"content-type", b"application/grpc")
-ACCEPTED_ENCODINGS: Header = (b"grpc-accept-encoding", b"identity, gzip")
+ACCEPTED_ENCODINGS: Header = (b"grpc-accept-encoding", b"identity, deflate, gzip")
 BINARY = "-bin"  # at the end of the name of metadata whose values are bytes
 # What the transport itself uses; handlers are not shown it.
 TRANSPORT = frozenset({"te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"})
@@ -31,6 +31,16 @@ def is_grpc(content_type: bytes) -> bool:
     """Tells whether a content type is that of gRPC with protobuf messages."""
     kind = content_type.split(b";", 1)[0].strip().lower()
     return kind in (b"application/grpc", b"application/grpc+proto")
+
+
+def expect_trailers(te: bytes) -> None:
+    """Does nothing if a client takes trailers; without them its call would be served and have no status.
+
+    Raises:
+        MalformedHeaderError: it does not.
+    """
+    if b"trailers" not in te:
+        raise MalformedHeaderError("te must be trailers, which a call's status comes in")
 
 
 def timeout(value: bytes) -> float:

@@ -11,7 +11,8 @@ from tokenrelay.serving.exchange import ClientGoneError
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 PREFIX_BYTES = 5
-GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say that the data have gzip's header
+# How zlib is told which header the data have.
+WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 PREFIX_OF = [b"\0" + length.to_bytes(4, "big") for length in range(1024)]
 
 
@@ -92,14 +93,15 @@ class Requests:
     def _decompressed(self, flag: int, message: bytes) -> bytes:
         if flag != 1 or self._encoding == b"identity":
             raise InvalidRequestError("a message is flagged as compressed, but grpc-encoding says that none is")
-        if self._encoding != b"gzip":
-            raise UnimplementedError("grpc-encoding is not known to this server; use identity or gzip")
-        inflater = zlib.decompressobj(GZIP_WINDOW)
+        window = WINDOWS.get(self._encoding)
+        if window is None:
+            raise UnimplementedError("grpc-encoding is not known to this server; use identity, deflate or gzip")
+        inflater = zlib.decompressobj(window)
         try:
             # One byte more than allowed tells a bomb from the largest message without unpacking the rest of it.
             whole = inflater.decompress(message, self._max_bytes + 1)
         except zlib.error:
-            raise InvalidRequestError("a message is flagged as compressed, but is no gzip") from None
+            raise InvalidRequestError("a message is flagged as compressed, but is not what grpc-encoding says") from None
         if len(whole) > self._max_bytes:
             raise MessageTooLargeError(
                 f"the request has more than {self._max_bytes} bytes when decompressed; at most {self._max_bytes} are allowed"

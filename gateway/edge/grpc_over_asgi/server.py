@@ -84,6 +84,7 @@ class GrpcOverAsgi:
         """
         timeout = given.get(b"grpc-timeout")
         try:
+            headers.expect_trailers(given.get(b"te", b""))
             seconds = None if timeout is None else headers.timeout(timeout)
             metadata = headers.to_metadata(scope["headers"])
         except MalformedHeaderError as error:
