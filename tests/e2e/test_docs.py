@@ -127,7 +127,8 @@ def test_javascript_programs_run(vllm_stack: LocalStack, block: Block) -> None:
 
 
 def test_every_command_is_run_by_a_test() -> None:
-    tested = {"tokenrelay", "node_modules/.bin/buf", "grpcurl", "make", "docker", "."}
+    """Those of tokenrelay-admin by tests/integration/test_admin_command.py."""
+    tested = {"tokenrelay", "tokenrelay-admin", "node_modules/.bin/buf", "grpcurl", "make", "docker", "."}
     unknown = [f"{block}: {command}" for block, command in commands() if program(command) not in tested]
     assert not unknown
     assert {block.language for block in blocks()} <= {"sh", "python", "js", "mermaid"}

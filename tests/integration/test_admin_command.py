@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.support.local_stack import ROOT
 from tests.support.redis_server import RedisServer
 from tokenrelay.admin.command_line import app
 from tokenrelay.identity.api_keys import ApiKey, KeyKind
@@ -101,6 +104,16 @@ def test_a_hole_in_the_audit_shows(admin: Admin, redis: RedisServer) -> None:
     result = admin("audit", "--check")
     assert result.exit_code == 1
     assert "the chain is broken before entry 2 of 2" in result.stderr
+
+
+def test_the_commands_of_the_documents_run(admin: Admin) -> None:
+    """In their order, as they stand there."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("tokenrelay-admin ")]
+    assert lines
+    for line in lines:
+        done(admin(*shlex.split(line)[1:]))
 
 
 @pytest.mark.parametrize(
