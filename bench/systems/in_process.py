@@ -31,7 +31,7 @@ class InProcess:
     ) -> None:
         self._core, self._engine_core = core, engine_core
         parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
-        command_line = ["--model", model, "--disable-log-stats", *arguments]
+        command_line = ["--model", model, *arguments]
         self._arguments = AsyncEngineArgs.from_cli_args(parser.parse_args(command_line))
         self._llm: AsyncLLM | None = None
 

@@ -56,7 +56,7 @@ class VllmServer:
         self.port = free_ports()
         self._engine_core = engine_core
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
-        command = [*program, *where, "--disable-log-stats", *arguments]
+        command = [*program, *where, *arguments]
         variables = {**engine_environment(model, engine_core), **(environment or {})}
         self.child = Child(name, command, folder, variables, core)
 
