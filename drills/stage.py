@@ -82,8 +82,10 @@ class Stage:
         async def idle() -> bool:
             nonlocal found
             with suppress(redis.RedisError):
-                found = {**await asyncio.to_thread(witness.rest, client), "running": await self._running()}
-                return witness.is_idle(found)
+                running = await self._running()
+                if running is not None:
+                    found = {**await asyncio.to_thread(witness.rest, client), "running": running}
+                    return witness.is_idle(found)
             return False
 
         try:
@@ -96,12 +98,14 @@ class Stage:
             client.close()
         self.drill.history.note("end")
 
-    async def _running(self) -> int:
+    async def _running(self) -> int | None:
+        """Returns how many generations the engines run; None if one does not tell yet, since it still loads its model."""
         running = 0.0
         for member in self.cluster.named("engine"):
             if member.pid is not None:
                 value = await processes.metric(self.cluster.metrics_port(member.name), "tokenrelay_engine_running")
-                assert value is not None, f"{member.name} does not tell how many generations it runs"
+                if value is None:
+                    return None
                 running += value
         return round(running)
 
