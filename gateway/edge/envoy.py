@@ -26,6 +26,8 @@ from tokenrelay.start_up import SettingError, StartUpError
 
 log = structlog.get_logger(__name__)
 
+LISTENING_SECONDS = 0.01  # between two looks whether Envoy listens
+
 
 class NotStartedError(StartUpError):
     """The application inside Envoy cannot start. It has said why; the exit status is its own."""
@@ -80,6 +82,16 @@ class EnvoyGateway:
             # An Envoy that somebody kills has said nothing above.
             why = "see above" if self._ended.is_set() else f"see above; Envoy ended with {self._envoy.how_it_ended}"
             raise NotStartedError(f"the gateway inside Envoy does not start; {why}", self._status)
+        # Envoy listens only a moment after the application has said that calls may come.
+        while not (self._envoy.ended.is_set() or await self._listens()):  # noqa: ASYNC110  # Envoy tells nobody by itself
+            await asyncio.sleep(LISTENING_SECONDS)
+
+    async def _listens(self) -> bool:
+        started = "listener_manager.workers_started"
+        try:
+            return bool((await self._admin.statistics(started)).get(started))
+        except AdminError:
+            return False
 
     def _find(self) -> Installation:
         try:
