@@ -7,7 +7,7 @@ it is a process of its own. What tests may know of either is what an operator ma
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.request import urlopen
@@ -192,12 +192,18 @@ class Stack:
             yield Captured(here, sizes)
 
     async def close(self) -> None:
-        for channel in self._channels:
-            await channel.close()
-        for running in reversed(self._running):
-            await running.stop()
+        """Stops everything, also if something of it fails to stop."""
+        async with AsyncExitStack() as closing:
+            closing.callback(self._show_logs)
+            for running in self._running:
+                closing.push_async_callback(running.stop)
+            for channel in self._channels:
+                closing.push_async_callback(channel.close)
+
+    def _show_logs(self) -> None:
+        """Prints what processes have logged; pytest shows it if the test has failed."""
         for log in sorted(self._folder.glob("*.log")):
-            print(f"{log.name}:", log.read_text(errors="replace"), sep="\n")  # pytest shows it if the test has failed
+            print(f"{log.name}:", log.read_text(errors="replace"), sep="\n")
 
 
 @asynccontextmanager
