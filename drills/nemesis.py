@@ -31,7 +31,7 @@ async def kill(stage: Stage, name: str, away: float | None = None) -> float:
     member = stage.cluster.members[name]
     if name == "redis":
         return await _kill_redis(stage, REDIS_AWAY_SECONDS if away is None else away)
-    stage.note_fault("kill -9" if member.envoy is None else PARENT, name)
+    stage.note_fault(PARENT if name in stage.on_envoy else "kill -9", name)
     await member.kill(hold=away is not None)
     died_at = time.time()
     if away is not None:

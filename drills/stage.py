@@ -31,12 +31,14 @@ class Stage:
         cluster: the processes.
         load: the users.
         faults: how many of each kind.
+        on_envoy: the gateways that have an Envoy below them, whenever they run.
     """
 
     def __init__(self, drill: Drill, cluster: Cluster) -> None:
         self.drill = drill
         self.cluster = cluster
         self.faults: Counter[str] = Counter()
+        self.on_envoy: list[str] = []
         self._loads: list[Load] = []
         self._showing: asyncio.Task[None] | None = None
 
@@ -48,6 +50,7 @@ class Stage:
         """Returns once everything serves."""
         self.cluster.start()
         await self.cluster.wait_until_served()
+        self.on_envoy = [member.name for member in self.cluster.named("gateway") if member.envoy is not None]
         self.drill.say("the stack serves")
         self._showing = asyncio.create_task(self._show())
 

@@ -15,10 +15,9 @@ EVERY = 3.0  # seconds
 async def run(drill: Drill) -> None:
     async with set_up(drill) as stage:
         load = stage.add(Load(stage.cluster.targets, drill.history, drill.random, USERS))
-        with_envoy = [member.name for member in stage.cluster.named("gateway") if member.envoy is not None]
         kills: list[Callable[[], Awaitable[object]]] = [
             *(partial(nemesis.kill, stage, name) for name in stage.cluster.members),
-            *(partial(nemesis.kill_envoy, stage, name) for name in with_envoy),
+            *(partial(nemesis.kill_envoy, stage, name) for name in stage.on_envoy),
         ]
         for _ in range(100 if drill.long else 15):
             await stage.last(EVERY)

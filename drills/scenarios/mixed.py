@@ -18,10 +18,9 @@ async def run(drill: Drill) -> None:
         for name in drill.random.sample(names, len(names)):
             await nemesis.kill(stage, name)
             await stage.last(1.0)
-        for member in stage.cluster.named("gateway"):
-            if member.envoy is not None:
-                await nemesis.kill_envoy(stage, member.name)
-                await stage.last(1.0)
+        for name in stage.on_envoy:
+            await nemesis.kill_envoy(stage, name)
+            await stage.last(1.0)
         await nemesis.pause(stage, "worker-1", 3 * LEASE_SECONDS)
         await asyncio.gather(*(nemesis.kill(stage, name) for name in names))
         await stage.cluster.wait_until_served()
