@@ -116,20 +116,16 @@ def from_status(status: status_pb2.Status) -> TokenrelayError:
             packed.Unpack(quota)
     kind = _class_of(status.code, reason)
     if kind is QuotaExceededError and quota.violations:
-        return _of_quota(status.message, retry_after, quota.violations[0])
+        violation = quota.violations[0]
+        return QuotaExceededError(
+            status.message,
+            retry_after=retry_after,
+            violations=violations,
+            subject=violation.subject,
+            metric=violation.quota_metric.partition("/")[2],
+            limit=violation.quota_value,
+        )
     return kind(status.message, retry_after=retry_after, violations=violations)
-
-
-def _of_quota(
-    message: str, retry_after: float | None, violation: error_details_pb2.QuotaFailure.Violation
-) -> QuotaExceededError:
-    return QuotaExceededError(
-        message,
-        retry_after=retry_after,
-        subject=violation.subject,
-        metric=violation.quota_metric.partition("/")[2],
-        limit=violation.quota_value,
-    )
 
 
 def _class_of(code: int, reason: str) -> type[TokenrelayError]:

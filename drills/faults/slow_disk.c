@@ -21,18 +21,19 @@ __attribute__((constructor)) static void set_up(void) {
     control = map_control("SLOW_DISK_CONTROL", NUMBERS);
 }
 
-static int64_t now_milliseconds(void) {
+static int64_t now_nanoseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* The delay comes before the real call: until then nothing is on disk. */
 static void wait_for_disk(void) {
     if (control == NULL || control[DELAY_MILLISECONDS] <= 0) return;
     __atomic_add_fetch((int64_t *)&control[DELAYED_CALLS], 1, __ATOMIC_SEQ_CST);
-    int64_t since = now_milliseconds();
-    while (now_milliseconds() - since < control[DELAY_MILLISECONDS]) {
+    /* In nanoseconds: rounded to milliseconds it would be a part of one too short. */
+    int64_t since = now_nanoseconds();
+    while (now_nanoseconds() - since < control[DELAY_MILLISECONDS] * 1000000) {
         struct timespec pause = {0, LOOK_NANOSECONDS};
         nanosleep(&pause, NULL);
     }
